@@ -1,0 +1,384 @@
+r"""One connection without I/O: all of its states, and every transition between them, are in this file.
+
+::
+
+                handshake done            close()                 the peer's CLOSE, or its end
+    HANDSHAKE ----------------> OPEN ---------------> CLOSING ------------------------------> DONE
+        |                       | | \                    |                                    ^ ^
+        | any fault             | |  \ a record is       | any fault                          | |
+        v                       | |   \ at fault         v                                    | |
+      DEAD <--------------------+ |    +-----> FAILED  DEAD                                   | |
+            end without CLOSE     |               +---- the peer's end -----------------------+ |
+                                  +-------------------- the peer's CLOSE -----------------------+
+
+* HANDSHAKE: nothing but the handshake is read or written. A fault is dropped without an answer.
+* OPEN: records both ways.
+* CLOSING: our orderly CLOSE is out, so is all we shall ever write. RECEIPT and CLOSE are still verified and read, so
+  that our own messages learn their outcome; envelopes are dropped: they lie beyond the ``through`` of our CLOSE.
+* FAILED: a record of the peer's was at fault and our CLOSE says so. Whatever still comes is thrown away.
+* DONE: nothing more will come or go; what we wrote is flushed, then the transport is closed.
+* DEAD: nothing is read or written any more.
+
+In CLOSING, FAILED and DONE the caller bounds the time. The caller does the I/O, reads the clock and hands in
+randomness; after any call it writes :meth:`Connection.data_to_send` and looks at :attr:`Connection.state`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import NamedTuple, TypeVar
+
+from ipc_twisted.core.codec import (
+    MAX_REJECTIONS,
+    NO_SEQ,
+    Close,
+    Malformed,
+    Receipt,
+    encode_header,
+    serialize_close,
+    serialize_receipt,
+)
+from ipc_twisted.core.envelope import HeaderFields, SecureEnvelope
+from ipc_twisted.core.flow import ReceiveCredit, SendCredit
+from ipc_twisted.core.framing import HEAD_BYTES, Framer
+from ipc_twisted.core.handshake import ClientHandshake, Limits, Outcome, ServerHandshake
+from ipc_twisted.core.outbox import Delivery, Outbox
+from ipc_twisted.core.replay import ReplayGuard
+from ipc_twisted.core.verifier import Fault, Rejection, Verifier
+from ipc_twisted.errors import Category, EnvelopeError, NotConnected
+
+_D = TypeVar("_D", bound=Delivery)
+
+
+class State(Enum):
+    """See the module's docstring."""
+
+    HANDSHAKE = "handshake"
+    OPEN = "open"
+    CLOSING = "closing"
+    FAILED = "failed"
+    DONE = "done"
+    DEAD = "dead"
+
+
+class Policy(NamedTuple):
+    """What one side takes; the same for all of its connections."""
+
+    allowed_kinds: frozenset[str]
+    limits: Limits
+    send_buffer_bytes: int
+
+
+class Callbacks(NamedTuple):
+    """What a connection tells its owner while it reads. None of them may raise.
+
+    :ivar authenticated: both ends have proved themselves; records behind the handshake have not been looked at.
+    :ivar hand_over: an envelope and its frame's size; True: the handler is done, False: ``finish(size)`` will be
+        called.
+    :ivar rejected: an envelope of the peer's was rejected.
+    :ivar unclaimed: a message of ours was not accepted and nobody awaits its outcome.
+    """
+
+    authenticated: Callable[[], None]
+    hand_over: Callable[[SecureEnvelope, int], bool]
+    rejected: Callable[[Rejection], None]
+    unclaimed: Callable[[Delivery], None]
+
+
+class _Link(NamedTuple):
+    """What there is only once the handshake is done."""
+
+    outcome: Outcome
+    framer: Framer
+    verifier: Verifier
+    receive_credit: ReceiveCredit
+    send_credit: SendCredit
+
+
+class Connection:
+    """One connection, either side.
+
+    :param guard: the receiver's, shared by its connections.
+    :ivar state: see the module's docstring.
+    :ivar category: why it ended, or is ending; None before.
+    :ivar outbox: our messages without an outcome.
+    """
+
+    def __init__(
+        self,
+        handshake: ServerHandshake | ClientHandshake,
+        policy: Policy,
+        guard: ReplayGuard,
+        callbacks: Callbacks,
+    ) -> None:
+        self.state = State.HANDSHAKE
+        self.category: Category | None = None
+        self.outbox = Outbox(policy.send_buffer_bytes, callbacks.unclaimed)
+        self._handshake = handshake
+        self._policy = policy
+        self._guard = guard
+        self._callbacks = callbacks
+        self._link: _Link | None = None
+        self._control: list[bytes] = []  # handshake messages and CLOSE: written whatever the transport holds
+        self._seq = 0
+        self._told_through = NO_SEQ
+
+    # What the owner may ask
+
+    @property
+    def peer(self) -> Outcome | None:
+        """What the handshake brought; None before it is done."""
+        return None if self._link is None else self._link.outcome
+
+    @property
+    def receiving(self) -> int:
+        """Which record has begun and has not ended, by a number of its own; 0: none."""
+        return 0 if self._link is None else self._link.framer.receiving
+
+    @property
+    def in_flight(self) -> int:
+        """Envelopes of the peer's whose handlers have not ended."""
+        return 0 if self._link is None else self._link.receive_credit.in_flight
+
+    @property
+    def expires_at(self) -> int | None:
+        """The first second in which a message that still waits for credit has expired; None if none waits."""
+        if self._link is None or not self.outbox.queue:
+            return None
+        return self.outbox.queue[0].fields[0] + self._link.outcome.limits.ttl_seconds + 1
+
+    # Incoming
+
+    def start(self) -> None:
+        """The transport is connected."""
+        try:
+            self._control.append(self._handshake.start())
+        except Fault as fault:
+            self.abandon(fault.category)
+
+    def receive_data(self, data: bytes, now: int) -> None:
+        """Take a segment from the peer.
+
+        :param now: unix seconds.
+        """
+        if self.state is State.HANDSHAKE:
+            data = self._shake(data)
+        if data and self._link is not None and self.state in (State.OPEN, State.CLOSING):
+            self._read(self._link, data, now)
+
+    def receive_eof(self) -> None:
+        """The peer will write no more."""
+        if self.state is State.HANDSHAKE and isinstance(self._handshake, ClientHandshake):
+            self.abandon(Category.HANDSHAKE_REFUSED)
+        elif self.state in (State.CLOSING, State.FAILED):
+            self._end(State.DONE, Category.CONNECTION_LOST)  # our CLOSE still goes out
+            self.outbox.lose()
+        elif self.state is not State.DONE:  # behind the peer's CLOSE an end is in order, and our answer still goes out
+            self.abandon(Category.CONNECTION_LOST)
+
+    def connection_lost(self) -> None:
+        """The transport is gone."""
+        self.receive_eof()
+        self.abandon(Category.CONNECTION_LOST)
+
+    def abandon(self, category: Category) -> None:
+        """End without a word. What is in flight stays unknown. The first category given to a connection is kept."""
+        self._end(State.DEAD, category)
+        self.outbox.lose()
+
+    def _shake(self, data: bytes) -> bytes:
+        """Go on with the handshake; return what lies behind it."""
+        try:
+            reply, rest = self._handshake.receive(data)
+        except Fault as fault:
+            self.abandon(fault.category)
+            return b""
+        if reply:
+            self._control.append(reply)
+        outcome = self._handshake.outcome
+        if outcome is None:
+            return b""
+        limits = self._policy.limits
+        receive_credit = ReceiveCredit(limits.messages, limits.bytes)
+        self._link = _Link(
+            outcome,
+            Framer(limits.max_payload_bytes, outcome.receive_key.new),
+            Verifier(outcome.receive_key, self._policy.allowed_kinds, limits.ttl_seconds, self._guard, receive_credit),
+            receive_credit,
+            SendCredit(outcome.limits.messages, outcome.limits.bytes),
+        )
+        self.state = State.OPEN
+        self._callbacks.authenticated()
+        return rest
+
+    def _read(self, link: _Link, data: bytes, now: int) -> None:
+        credit, hand_over = link.receive_credit, self._callbacks.hand_over
+        try:
+            for record, size in link.verifier.verify(link.framer.feed(data), now):
+                if isinstance(record, SecureEnvelope):
+                    if hand_over(record, size):
+                        credit.finished_messages += 1
+                        credit.finished_bytes += size
+                elif isinstance(record, Rejection):
+                    self._callbacks.rejected(record)
+                elif isinstance(record, Receipt):
+                    self._take_receipt(link, record)
+                else:
+                    self._take_close(link, record)
+            if link.framer.fault is not None and not link.verifier.ended:
+                raise Fault(link.framer.fault)
+        except Fault as fault:
+            self.fail(fault.category)
+
+    def _take_receipt(self, link: _Link, receipt: Receipt) -> None:
+        if not link.send_credit.raise_to(receipt.messages, receipt.bytes):
+            raise Fault(Category.MALFORMED)
+        self._settle(receipt)
+
+    def _take_close(self, link: _Link, close: Close) -> None:
+        self._settle(close)
+        if self.state is State.OPEN:
+            self._say_close(link, Category.CLOSED, None)
+        self._end(State.DONE, close.category)
+        self.outbox.reject_all(close.category, "the receiver closed the connection without handing it over")
+
+    def _settle(self, record: Receipt | Close) -> None:
+        try:
+            self.outbox.take_receipt(record.through, record.rejected, self._seq)
+        except Malformed:
+            raise Fault(Category.MALFORMED) from None
+
+    # Outgoing
+
+    def send(
+        self, delivery: Callable[[HeaderFields, bytes, bytes], _D], payload_bytes: bytes, fields: HeaderFields
+    ) -> _D:
+        """Check and queue one message.
+
+        :param delivery: makes the :class:`Delivery`, of a class that can be awaited.
+        :param fields: the header in the order of the wire.
+
+        :raises EnvelopeError: a field breaks its rule, or the peer can never take it.
+        :raises NotConnected: the connection is not open.
+        :raises SendBufferFull: the bound on messages without an outcome.
+        """
+        if self.state is not State.OPEN or self._link is None:
+            why = "is not authenticated yet" if self.category is None else f"has ended ({self.category}); connect again"
+            raise NotConnected(Category.NOT_CONNECTED, f"the connection {why}")
+        if type(payload_bytes) is not bytes:
+            raise EnvelopeError(Category.MALFORMED, f"payload_bytes must be bytes, not {type(payload_bytes).__name__}")
+        header = encode_header(fields)
+        limit = self._link.outcome.limits.max_payload_bytes
+        if len(payload_bytes) > limit:
+            raise EnvelopeError(
+                Category.PAYLOAD_TOO_LARGE,
+                f"payload_bytes has {len(payload_bytes)} bytes, the receiver's max_payload_bytes is {limit}",
+            )
+        size = HEAD_BYTES + len(header) + len(payload_bytes)
+        if not self._link.send_credit.can_ever_fit(size):
+            raise EnvelopeError(
+                Category.PAYLOAD_TOO_LARGE,
+                f"the message takes {size} bytes on the wire, more than the receiver ever grants at a time "
+                f"(its limits.max_inflight_bytes is {self._link.outcome.limits.bytes})",
+            )
+        sent = delivery(fields, header, payload_bytes)
+        self.outbox.add(sent)
+        return sent
+
+    def finish(self, size: int) -> None:
+        """The handler of an envelope whose frame had ``size`` bytes has ended: its credit comes back."""
+        if self._link is not None:
+            self._link.receive_credit.finish(size)
+
+    @property
+    def receipt_due(self) -> bool:
+        """The peer is owed a RECEIPT: something was decided, or credit came back."""
+        if self._link is None or self.state is not State.OPEN:
+            return False
+        return self._link.verifier.through > self._told_through or self._link.receive_credit.due
+
+    @property
+    def wants_to_write(self) -> bool:
+        """:meth:`data_to_send` would return something that flow control allows, or expire something."""
+        return bool(self._control or self.receipt_due or (self.state is State.OPEN and self.outbox.queue))
+
+    def data_to_send(self, room: int, now: int) -> list[bytes]:
+        """The buffers to write now: handshake and CLOSE always; with ``room`` bytes to spare, a RECEIPT and envelopes.
+
+        Call it once a reactor turn, so that a turn has one RECEIPT.
+        """
+        if room > 0 and self.state is State.OPEN:
+            self.expire(now)  # first: who is told may end the connection, and nothing may follow the CLOSE
+        out, self._control = self._control, []
+        if room > 0 and self._link is not None and self.state is State.OPEN:
+            if self.receipt_due:
+                out.append(self._receipt(self._link))
+            if self.outbox.queue:
+                outcome = self._link.outcome
+                oldest = now - outcome.limits.ttl_seconds
+                frames, self._seq = self.outbox.write(outcome.send_key, self._seq, self._link.send_credit, room, oldest)
+                out += frames
+        return out
+
+    def expire(self, now: int) -> None:
+        """Reject what waited for credit longer than the peer would take it."""
+        if self._link is not None:
+            self.outbox.expire(now - self._link.outcome.limits.ttl_seconds)
+
+    def _decided(self, link: _Link) -> tuple[int, list[tuple[int, Category]]]:
+        """``through`` and the rejections up to it that the peer has not been told; they count as told."""
+        rejected = link.verifier.rejected
+        told, rest = rejected[:MAX_REJECTIONS], rejected[MAX_REJECTIONS:]
+        link.verifier.rejected = rest
+        self._told_through = rest[0][0] - 1 if rest else link.verifier.through
+        return self._told_through, told
+
+    def _receipt(self, link: _Link) -> bytes:
+        decided = self._decided(link)
+        credit = link.receive_credit
+        # Rejections that no RECEIPT had room for keep the credit: else a peer makes them faster than they are told.
+        granted = (credit.told_messages, credit.told_bytes) if link.verifier.rejected else credit.tell()
+        return self._frame(link, serialize_receipt(Receipt(*decided, *granted), self._seq))
+
+    def _frame(self, link: _Link, body: bytes) -> bytes:
+        self._seq += 1
+        sig = link.outcome.send_key.sign(body)
+        return b"".join(((len(sig) + len(body)).to_bytes(4, "big"), sig, body))
+
+    # Ending
+
+    def close(self, category: Category = Category.CLOSED) -> None:
+        """End in order: say CLOSE, go on reading for our own outcomes. Before the handshake is done: abandon it."""
+        if self.state is State.HANDSHAKE:
+            self.abandon(category)
+        elif self.state is State.OPEN and self._link is not None:
+            self._say_close(self._link, category, None)
+            self._end(State.CLOSING, category)
+            self._link.verifier.dropping = True
+            self.outbox.reject_queued(category, "unsent: the connection was closed on this side")
+
+    def fail(self, category: Category) -> None:
+        """End because of what the peer sent, or did not finish: tell it, and look at nothing that still comes."""
+        if self.state is State.OPEN and self._link is not None:
+            self._say_close(self._link, category, self._link.verifier.expected)
+            self._end(State.FAILED, category)
+            self.outbox.lose()
+        else:
+            self.abandon(category)
+
+    def _say_close(self, link: _Link, category: Category, seq: int | None) -> None:
+        """The last bytes we shall write; a RECEIPT goes first for each thousand rejections that a CLOSE cannot hold."""
+        while len(link.verifier.rejected) > MAX_REJECTIONS:
+            self._control.append(self._receipt(link))
+        through, rejected = self._decided(link)
+        self._control.append(self._frame(link, serialize_close(Close(category, through, rejected, seq), self._seq)))
+
+    def _end(self, state: State, category: Category) -> None:
+        if self.state is State.DEAD:  # for good, also where a callback that was told of an outcome abandoned it
+            return
+        self.state = state
+        if self.category is None:
+            self.category = category
+        if self._link is not None:
+            self._link.verifier.ended = state is not State.CLOSING

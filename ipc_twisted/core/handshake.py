@@ -1,0 +1,229 @@
+"""The handshake: three messages of exact sizes; the server proves itself first, and strangers get nothing but M2.
+
+::
+
+    M1  C->S  64:  head | key_id[8]   | limits_c[16] | nonce_c[32]
+    M2  S->C  96:  head | instance[8] | limits_s[16] | nonce_s[32] | tag_s[32]
+    M3  C->S  40:  head | tag_c[32]                                               head = "IPCT" | u8 1 | u8 type | u16 0
+
+Each travels behind a u32 length. Every byte is judged as soon as it can be: what is no handshake at all is gone after
+the four bytes of its "length". Every failure is a :class:`Fault`; the caller drops the connection without an answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from struct import Struct
+from typing import NamedTuple
+
+from cryptography.hazmat.primitives.constant_time import bytes_eq
+
+from ipc_twisted.core.key_schedule import Prk, transcript
+from ipc_twisted.core.signing import MacKey
+from ipc_twisted.core.verifier import Fault
+from ipc_twisted.errors import Category
+
+VERSION = 1
+NONCE_BYTES = 32
+_MAGIC = b"IPCT"
+_HEAD = Struct(">4sBBH")
+_LIMITS = Struct(">IIII")
+_TAG_BYTES = hashlib.sha256().digest_size
+_M1, _M2, _M3 = 1, 2, 3
+_SIZES = {_M1: 64, _M2: 96, _M3: 40}
+_SERVER_LABEL = b"server finished\0"
+_CLIENT_LABEL = b"client finished\0"
+
+
+class Limits(NamedTuple):
+    """What one side takes; ``messages`` and ``bytes`` are its first credit. Each a u32."""
+
+    max_payload_bytes: int
+    ttl_seconds: int
+    messages: int
+    bytes: int
+
+
+class Endpoint(NamedTuple):
+    """The addresses of a connection as one side sees them. IPv4 dotted quads."""
+
+    server_host: str
+    server_port: int
+    client_host: str
+    client_port: int
+
+    def packed(self) -> bytes:
+        """12 bytes: the server's address and port, then the client's."""
+        return b"".join(
+            bytes(map(int, host.split("."))) + port.to_bytes(2, "big")
+            for host, port in ((self.server_host, self.server_port), (self.client_host, self.client_port))
+        )
+
+
+class Outcome(NamedTuple):
+    """Both ends have proved that they hold the secret.
+
+    :ivar instance: the server's guard, as the client was told; its own at the server.
+    :ivar limits: the other side's.
+    """
+
+    key_id: bytes
+    instance: bytes
+    limits: Limits
+    send_key: MacKey
+    receive_key: MacKey
+
+
+class _Inbox:
+    """The one message that may come next; judged field by field as its bytes come."""
+
+    def __init__(self, type_: int) -> None:
+        self._type = type_
+        self._size = _SIZES[type_]
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take ``data``; return what lies behind the message once it is whole, else None.
+
+        :raises Fault: ``handshake_malformed`` or ``version_unsupported``.
+        """
+        wanted = 4 + self._size - len(self._held)
+        self._held += data[:wanted]
+        self._judge()
+        return data[wanted:] if len(self._held) == 4 + self._size else None
+
+    def _judge(self) -> None:
+        held = self._held
+        if len(held) >= 4 and int.from_bytes(held[:4], "big") != self._size:
+            raise Fault(Category.HANDSHAKE_MALFORMED)
+        if held[4:8] != _MAGIC[: len(held[4:8])]:
+            raise Fault(Category.HANDSHAKE_MALFORMED)
+        if held[8:9] not in (b"", bytes([VERSION])):
+            raise Fault(Category.VERSION_UNSUPPORTED)
+        rest = bytes([self._type, 0, 0])
+        if held[9:12] != rest[: len(held[9:12])]:
+            raise Fault(Category.HANDSHAKE_MALFORMED)
+
+    @property
+    def message(self) -> bytes:
+        return self._held[4:]
+
+
+def _head(type_: int) -> bytes:
+    return _SIZES[type_].to_bytes(4, "big") + _HEAD.pack(_MAGIC, VERSION, type_, 0)
+
+
+class ServerHandshake:
+    """The server's side.
+
+    :param prks: every accepted secret by its key id.
+    :param instance: 8 bytes, the replay guard's.
+    :param nonce: 32 fresh random bytes.
+    :ivar outcome: set once the client has proved itself.
+    """
+
+    def __init__(
+        self,
+        prks: Mapping[bytes, Prk],
+        service: str,
+        limits: Limits,
+        instance: bytes,
+        endpoint: Endpoint,
+        nonce: bytes,
+    ) -> None:
+        self.outcome: Outcome | None = None
+        self._prks = prks
+        self._service = service
+        self._limits = limits
+        self._instance = instance
+        self._endpoint = endpoint
+        self._nonce = nonce
+        self._inbox = _Inbox(_M1)
+        self._proof: tuple[Outcome, MacKey, bytes] | None = None
+
+    def start(self) -> bytes:
+        """The client speaks first."""
+        return b""
+
+    def receive(self, data: bytes) -> tuple[bytes, bytes]:
+        """Take a segment; return what to write, and the bytes behind the handshake once :attr:`outcome` is set.
+
+        :raises Fault: drop the connection, answer nothing.
+        """
+        rest = self._inbox.feed(data)
+        if rest is None:
+            return b"", b""
+        if self._proof is None:
+            if rest:
+                raise Fault(Category.EARLY_DATA)
+            return self._answer(self._inbox.message), b""
+        outcome, client_finished, signed = self._proof
+        if not client_finished.verifies(self._inbox.message[_HEAD.size :], signed):
+            raise Fault(Category.AUTHENTICATION_FAILED)
+        self.outcome = outcome
+        return b"", rest
+
+    def _answer(self, m1: bytes) -> bytes:
+        key_id = m1[8:16]
+        prk = self._prks.get(key_id)
+        if prk is None:
+            raise Fault(Category.KEY_UNKNOWN)
+        unsigned = _head(_M2)[4:] + self._instance + _LIMITS.pack(*self._limits) + self._nonce
+        th = transcript(self._service, self._endpoint.packed(), m1, unsigned)
+        keys = prk.connection_keys(th)
+        tag = keys.server_finished.sign(_SERVER_LABEL, th)
+        outcome = Outcome(
+            key_id, self._instance, Limits(*_LIMITS.unpack(m1[16:32])), keys.server_to_client, keys.client_to_server
+        )
+        self._proof = outcome, keys.client_finished, _CLIENT_LABEL + th + tag
+        self._inbox = _Inbox(_M3)
+        return _head(_M2)[:4] + unsigned + tag
+
+
+class ClientHandshake:
+    """The client's side.
+
+    :param endpoint: the server part is the address that was dialled, not what the socket says.
+    :param nonce: 32 fresh random bytes.
+    :ivar outcome: set once the server has proved itself.
+    """
+
+    def __init__(self, prk: Prk, service: str, limits: Limits, endpoint: Endpoint, nonce: bytes) -> None:
+        self.outcome: Outcome | None = None
+        self._prk = prk
+        self._service = service
+        self._endpoint = endpoint
+        self._nonce = nonce
+        self._key_id = prk.key_id(service)
+        self._m1 = _head(_M1) + self._key_id + _LIMITS.pack(*limits) + nonce
+        self._inbox = _Inbox(_M2)
+
+    def start(self) -> bytes:
+        """M1.
+
+        :raises Fault: ``self_connect``: the kernel joined our socket to itself, which happens on a dead ephemeral port.
+        """
+        server_host, server_port, client_host, client_port = self._endpoint
+        if (server_host, server_port) == (client_host, client_port):
+            raise Fault(Category.SELF_CONNECT)
+        return self._m1
+
+    def receive(self, data: bytes) -> tuple[bytes, bytes]:
+        """As :meth:`ServerHandshake.receive`; what lies behind M2 before M3 is sent is ``early_data``."""
+        rest = self._inbox.feed(data)
+        if rest is None:
+            return b"", b""
+        if rest:
+            raise Fault(Category.EARLY_DATA)
+        m2 = self._inbox.message
+        unsigned, tag = m2[:-_TAG_BYTES], m2[-_TAG_BYTES:]
+        if bytes_eq(unsigned[-NONCE_BYTES:], self._nonce):  # our own message come back
+            raise Fault(Category.AUTHENTICATION_FAILED)
+        th = transcript(self._service, self._endpoint.packed(), self._m1[4:], unsigned)
+        keys = self._prk.connection_keys(th)
+        if not keys.server_finished.verifies(tag, _SERVER_LABEL, th):
+            raise Fault(Category.AUTHENTICATION_FAILED)
+        limits = Limits(*_LIMITS.unpack(m2[16:32]))
+        self.outcome = Outcome(self._key_id, m2[8:16], limits, keys.client_to_server, keys.server_to_client)
+        return _head(_M3) + keys.client_finished.sign(_CLIENT_LABEL, th, tag), b""

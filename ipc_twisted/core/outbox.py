@@ -1,0 +1,277 @@
+"""What was sent and has no outcome yet: the queue, what is in flight, and how each message ends.
+
+Every :class:`Delivery` ends exactly once: accepted, rejected with a category, or unknown. All that has no outcome
+counts against one bound, so a side that does not read or does not grant credit cannot make this grow.
+
+========================================================  ==========================================
+what is known when the connection ends                    outcome
+========================================================  ==========================================
+a receipt or CLOSE decided it                             accepted, or rejected with its category
+beyond ``through`` of the peer's CLOSE                    rejected with the CLOSE's category
+never written, and we closed in order                     rejected with our category
+never written by ``ts + ttl``                             rejected, ``expired``
+no CLOSE came                                             ``delivery_unknown``
+========================================================  ==========================================
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from struct import Struct
+
+from ipc_twisted.core.codec import NO_SEQ, Malformed, RecordType, encode_prefix
+from ipc_twisted.core.envelope import HeaderFields
+from ipc_twisted.core.flow import SendCredit
+from ipc_twisted.core.framing import HEAD_BYTES
+from ipc_twisted.core.signing import SIG_BYTES, MacKey
+from ipc_twisted.errors import Category, DeliveryUnknown, EnvelopeError, Rejected, SendBufferFull
+
+FLAT_COST_BYTES = 200
+"""What a message costs besides header and payload, flat."""
+
+JOIN_BYTES = 4_096
+"""Payloads up to this are copied behind their header, larger ones are written as they are: one call less against one
+copy."""
+
+_ENVELOPE = int(RecordType.ENVELOPE)  # packing an IntEnum takes twice as long
+_signed_head = Struct(f">I{SIG_BYTES}s").pack
+
+_WHY = {
+    Category.KIND_NOT_ALLOWED: "the kind is not in the receiver's allowed_kinds",
+    Category.EXPIRED: "it arrived after its time to live: the receiver is too busy, or the clocks differ",
+    Category.NOT_YET_VALID: "its time lies in the receiver's future: the clocks differ",
+    Category.OUTSIDE_REPLAY_WINDOW: "the receiver's replay guard is full: send slower, or raise auth.nonce_cache_size",
+    Category.REPLAY_CACHE_FULL: "the receiver's replay guard is full: send slower, or raise auth.nonce_cache_size",
+    Category.SHUTTING_DOWN: "the receiver is shutting down",
+}
+"""What a rejection means, and what to do."""
+
+
+class Delivery:
+    """What becomes of one message. Small, since there is one for each that has no outcome.
+
+    :ivar fields: the header in the order of the wire.
+    :ivar cost: bytes it counts for in :attr:`Outbox.buffered`.
+    :ivar seq: of its record, once written.
+    """
+
+    __slots__ = ("_state", "cost", "fields", "header", "payload", "seq")
+
+    def __init__(self, fields: HeaderFields, header: bytes, payload: bytes) -> None:
+        self.fields = fields
+        self.header = header
+        self.payload = payload
+        self.cost = len(header) + len(payload) + FLAT_COST_BYTES
+        self.seq = NO_SEQ
+        # Pending: who waits for the outcome. Else the outcome; None: accepted.
+        self._state: tuple[Callable[[Delivery], None], ...] | Rejected | DeliveryUnknown | None = ()
+
+    @property
+    def kind(self) -> str:
+        """Of the message."""
+        return self.fields[2]
+
+    @property
+    def trace_id(self) -> str | None:
+        """Of the message."""
+        return self.fields[3]
+
+    def done(self) -> bool:
+        """The outcome is known, or it is known that it never will be."""
+        return not isinstance(self._state, tuple)
+
+    def exception(self) -> Rejected | DeliveryUnknown | None:
+        """None: accepted, or not done yet."""
+        return None if isinstance(self._state, tuple) else self._state
+
+    def add_done_callback(self, callback: Callable[[Delivery], None]) -> None:
+        """Call ``callback(self)`` once done, at once if it is."""
+        if isinstance(self._state, tuple):
+            self._state = (*self._state, callback)
+        else:
+            callback(self)
+
+    @property
+    def awaited(self) -> bool:
+        """It is pending, and somebody asked for the outcome."""
+        return isinstance(self._state, tuple) and len(self._state) > 0
+
+    def settle(self, error: Rejected | DeliveryUnknown | None) -> None:
+        """End it; the message is let go."""
+        callbacks, self._state = self._state, error
+        self.header = self.payload = b""
+        for callback in callbacks if isinstance(callbacks, tuple) else ():
+            callback(self)
+
+    def __repr__(self) -> str:
+        error = self.exception()
+        state = "pending" if not self.done() else "accepted" if error is None else str(error.category)
+        return f"<Delivery kind={self.kind!r} trace_id={self.trace_id!r} {state}>"
+
+
+class Outbox:
+    """The messages of one sender that have no outcome.
+
+    :param limit_bytes: bound of :attr:`buffered`.
+    :param on_unclaimed: called with each rejected or unknown delivery that nobody awaits, so that none is lost
+        silently.
+    :ivar buffered: bytes of all messages without an outcome: header, payload and a flat cost each.
+    :ivar queue: not written yet, oldest first.
+    :ivar in_flight: written, without a receipt, by ascending ``seq``.
+    """
+
+    def __init__(self, limit_bytes: int, on_unclaimed: Callable[[Delivery], None]) -> None:
+        self.buffered = 0
+        self.queue: deque[Delivery] = deque()
+        self.in_flight: deque[Delivery] = deque()
+        self._limit = limit_bytes
+        self._through = NO_SEQ
+        self._on_unclaimed = on_unclaimed
+        self._drained: deque[Callable[[], None]] = deque()
+        self._refused = 0  # cost of the message that found no room last
+
+    def add(self, delivery: Delivery) -> None:
+        """Queue a message.
+
+        :raises SendBufferFull: nothing was queued.
+        """
+        if delivery.cost > self._limit:
+            raise EnvelopeError(
+                Category.PAYLOAD_TOO_LARGE,
+                f"the message takes {delivery.cost} bytes, limits.send_buffer_bytes of this side is {self._limit}",
+            )
+        if self.buffered + delivery.cost > self._limit:
+            self._refused = delivery.cost
+            raise SendBufferFull(
+                Category.SEND_BUFFER_FULL,
+                f"{self.buffered} of limits.send_buffer_bytes={self._limit} are taken by messages without an outcome; "
+                "await drained() and send again",
+            )
+        self._refused = 0
+        self.buffered += delivery.cost
+        self.queue.append(delivery)
+
+    def write(self, key: MacKey, seq: int, credit: SendCredit, room: int, oldest: int) -> tuple[list[bytes], int]:
+        """Make the frames that may be written now, in order; the hot loop of sending, with no call of ours within.
+
+        :param seq: of the next record.
+        :param room: stop once this many bytes are made.
+        :param oldest: a ``ts`` before it has expired; stops there. :meth:`expire` rejects it, not this, because who
+            learns of it may end the connection, which nothing half written survives.
+        :returns: the buffers to write, and the sequence number of the record after them.
+        """
+        new_mac, queue, in_flight = key.new, self.queue, self.in_flight
+        out: list[bytes] = []
+        while queue and room > 0:
+            delivery = queue[0]
+            if delivery.fields[0] < oldest:
+                break
+            header, payload = delivery.header, delivery.payload
+            size = HEAD_BYTES + len(header) + len(payload)
+            if credit.used_messages >= credit.messages or credit.used_bytes + size > credit.bytes:
+                break
+            mac = new_mac()
+            if len(payload) <= JOIN_BYTES:
+                body = encode_prefix(_ENVELOPE, seq, len(header)) + header + payload
+                mac.update(body)
+                out.append(_signed_head(size - 4, mac.finalize()) + body)
+            else:
+                body = encode_prefix(_ENVELOPE, seq, len(header)) + header
+                mac.update(body)
+                mac.update(payload)
+                out.append(_signed_head(size - 4, mac.finalize()) + body)
+                out.append(payload)
+            queue.popleft()
+            delivery.seq = seq
+            in_flight.append(delivery)
+            credit.used_messages += 1
+            credit.used_bytes += size
+            seq += 1
+            room -= size
+        return out, seq
+
+    def expire(self, oldest: int) -> None:
+        """Reject what is still unwritten and older than ``oldest``."""
+        while self.queue and self.queue[0].fields[0] < oldest:
+            self._settle(
+                self.queue.popleft(), _rejected(Category.EXPIRED, "unsent: no credit came within its time to live")
+            )
+
+    def take_receipt(self, through: int, rejected: Sequence[tuple[int, Category]], written: int) -> None:
+        """Settle what a RECEIPT or CLOSE decides.
+
+        :param written: records of our direction that were written.
+        :raises Malformed: it lies; nothing was settled.
+        """
+        if not self._through <= through < written:
+            raise Malformed("through falls, or names a record that was not sent")
+        previous = self._through
+        for seq, _ in rejected:
+            if not previous < seq <= through:
+                raise Malformed("rejected sequence numbers do not ascend within what is decided")
+            previous = seq
+        categories = dict(rejected)
+        if categories:
+            decided = takewhile(lambda delivery: delivery.seq <= through, self.in_flight)
+            if not categories.keys() <= {delivery.seq for delivery in decided}:
+                raise Malformed("a rejected record was no envelope")
+        self._through = through
+        in_flight = self.in_flight
+        while in_flight and in_flight[0].seq <= through:
+            delivery = in_flight.popleft()
+            if categories and (category := categories.get(delivery.seq)) is not None:
+                why = _WHY.get(category, "the receiver did not hand it over")
+                self._settle(delivery, _rejected(category, f"{why} (kind {delivery.kind!r})"))
+            else:  # the hot path
+                self.buffered -= delivery.cost
+                delivery.settle(None)
+        self._wake()
+
+    def reject_all(self, category: Category, why: str) -> None:
+        """Nothing of what is left was or will be handed over."""
+        self._settle_all((self.in_flight, self.queue), lambda: _rejected(category, why))
+
+    def reject_queued(self, category: Category, why: str) -> None:
+        """Nothing more will be written."""
+        self._settle_all((self.queue,), lambda: _rejected(category, why))
+
+    def lose(self) -> None:
+        """The connection ended and nobody said what became of the rest."""
+        why = "the connection ended before the receiver said what became of the message"
+        self._settle_all((self.in_flight, self.queue), lambda: DeliveryUnknown(Category.DELIVERY_UNKNOWN, why))
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once at least half of the bound is free, at once if it is; in the order of the calls."""
+        if self._has_room() and not self._drained:
+            callback()
+        else:
+            self._drained.append(callback)
+
+    def _settle_all(self, queues: Sequence[deque[Delivery]], outcome: Callable[[], Rejected | DeliveryUnknown]) -> None:
+        for queue in queues:
+            while queue:
+                self._settle(queue.popleft(), outcome())
+
+    def _settle(self, delivery: Delivery, error: Rejected | DeliveryUnknown | None) -> None:
+        self.buffered -= delivery.cost
+        if error is not None and not delivery.awaited:
+            delivery.settle(error)
+            self._on_unclaimed(delivery)
+        else:
+            delivery.settle(error)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let go on who waits for room: one at a time, since each will send, and may fill it again."""
+        while self._drained and self._has_room():
+            self._drained.popleft()()
+
+    def _has_room(self) -> bool:
+        """Half of the bound is free, and what was refused last fits."""
+        return self.buffered * 2 <= self._limit and self.buffered + self._refused <= self._limit
+
+
+def _rejected(category: Category, why: str) -> Rejected:
+    return Rejected(category, why)
