@@ -1,0 +1,59 @@
+"""Absolute deadlines on a reactor's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+LATE_SECONDS = 1.0
+"""A deadline that fires this much too late was held up by this process, not missed by the peer."""
+
+
+class Deadline:
+    """One deadline that is set and taken back often: ``on_missed`` is called unless it is stopped in time.
+
+    Setting and stopping cost an assignment; the reactor's timer is moved only when it fires. When this process itself
+    was held up (stopped, a blocked reactor), every timer fires before what the peers have long sent is read: a
+    deadline that fires late begins anew instead of being held against the peer.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, seconds: float, on_missed: Callable[[], None], *, late: float = LATE_SECONDS
+    ) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._on_missed = on_missed
+        self._late = late
+        self._call: IDelayedCall | None = None
+        self._due: float | None = None
+
+    def start(self) -> None:
+        """From now."""
+        self._due = self._clock.seconds() + self._seconds
+        if self._call is None:
+            self._call = self._clock.callLater(self._seconds, self._fired)
+
+    def stop(self) -> None:
+        """What was waited for has come."""
+        self._due = None
+
+    def cancel(self) -> None:
+        """Leave no timer behind."""
+        self._due = None
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def _fired(self) -> None:
+        self._call = None
+        if self._due is None:
+            return
+        late = self._clock.seconds() - self._due
+        if late < 0:
+            self._call = self._clock.callLater(-late, self._fired)
+        elif late > self._late:
+            self.start()
+        else:
+            self._due = None
+            self._on_missed()

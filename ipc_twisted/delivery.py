@@ -1,0 +1,51 @@
+"""The outcome of a message as something that Twisted code awaits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from ipc_twisted.core import outbox
+
+_log = Logger(namespace="ipc_twisted")
+
+
+class Delivery(outbox.Delivery):
+    """What becomes of one message. ``await`` it: None for accepted.
+
+    :raises Rejected: on ``await``: it was not handed over; ``.category`` says why.
+    :raises DeliveryUnknown: on ``await``: the connection ended before the outcome was known.
+    """
+
+    __slots__ = ()
+
+    def add_done_callback(self, callback: Callable[[outbox.Delivery], None]) -> None:
+        """Call ``callback(self)`` once done, at once if it is. What it raises is logged, and disturbs nobody else."""
+
+        def guarded(delivery: outbox.Delivery) -> None:
+            try:
+                callback(delivery)
+            except Exception:
+                _log.failure("a callback of a delivery failed: trace_id={trace_id!r}", trace_id=delivery.trace_id)
+
+        super().add_done_callback(guarded)
+
+    def as_deferred(self) -> Deferred[None]:
+        """A new Deferred of the outcome; may be asked for any number of times."""
+        deferred: Deferred[None] = Deferred()
+
+        def settled(delivery: outbox.Delivery) -> None:
+            error = delivery.exception()
+            if error is None:
+                deferred.callback(None)
+            else:
+                deferred.errback(error)
+
+        self.add_done_callback(settled)
+        return deferred
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self.as_deferred().__await__()

@@ -1,0 +1,277 @@
+"""What outlives a connection: :class:`SecureIPCFactory` for the server, :class:`SecureIPCClientFactory` for who dials.
+
+Both hold the replay guard, the limits, the counters and the log; the server's also who is pending and who is in.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.protocol import Factory
+from twisted.internet.tcp import Connection as TCPConnection
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ipc_twisted.config import LOOPBACK, ExecutionIPCConfig
+from ipc_twisted.core.connection import Callbacks, Connection, Policy
+from ipc_twisted.core.handshake import NONCE_BYTES, ClientHandshake, Endpoint, ServerHandshake
+from ipc_twisted.core.key_schedule import Prk
+from ipc_twisted.core.outbox import Delivery
+from ipc_twisted.core.replay import MemoryReplayGuard, ReplayGuard
+from ipc_twisted.core.verifier import Rejection
+from ipc_twisted.errors import Category, ConfigError, HandshakeError
+from ipc_twisted.keys import Keyring
+from ipc_twisted.log_limit import LogLimit
+from ipc_twisted.protocol import Handler, SecureIPCProtocol
+
+INSTANCE_BYTES = 8
+
+_log = Logger(namespace="ipc_twisted")
+
+
+class _SharedFactory(Factory[SecureIPCProtocol]):
+    """What both sides have.
+
+    :param clock: the reactor: time for deadlines.
+    :param config: checked.
+    :param handler: called with each envelope that passed the chain, and its connection.
+    :param wall: wall-clock time in unix seconds, for ``ts``.
+    :param random: ``random(n)`` gives n random bytes.
+    :ivar connections: those that are authenticated and not ending.
+    :ivar pending: the server's strangers: those that have not proved themselves.
+    :ivar transports: all whose transport is not gone, strangers and those that are ending too.
+    :ivar accepted: envelopes handed over.
+    :ivar counters: how often each category occurred, by where: ``("rejected", category)``, ``("ended", category)`` …
+    """
+
+    noisy = False
+    protocol = SecureIPCProtocol
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        config: ExecutionIPCConfig,
+        keyring: Keyring,
+        handler: Handler,
+        *,
+        wall: Callable[[], float] = time.time,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        if not isinstance(config, ExecutionIPCConfig) or not isinstance(keyring, Keyring):
+            raise ConfigError(["config and keyring: must be an ExecutionIPCConfig and a Keyring"])
+        self.clock = clock
+        self.config = config
+        self.keyring = keyring
+        self.handler = handler
+        self.wall = wall
+        self.random = random
+        self.guard = self._new_guard()
+        self.accepted = 0
+        self.counters: Counter[tuple[str, str]] = Counter()
+        self.connections: set[SecureIPCProtocol] = set()
+        self.transports: set[SecureIPCProtocol] = set()
+        self.pending: dict[SecureIPCProtocol, None] = {}  # oldest first
+        self._limit = LogLimit(clock)
+        self._policy = Policy(frozenset(config.allowed_kinds), config.wire_limits, config.limits.send_buffer_bytes)
+
+    def buildProtocol(self, addr: IAddress | None) -> SecureIPCProtocol | None:
+        protocol = SecureIPCProtocol(self)
+        protocol.factory = self
+        return protocol
+
+    def make_connection(self, transport: TCPConnection, callbacks: Callbacks) -> Connection:
+        """The core's part of a new connection; each side has its own."""
+        raise NotImplementedError
+
+    def now(self) -> int:
+        """Wall-clock time, whole unix seconds.
+
+        If it fell behind what the guard has forgotten, everything begins anew with a new guard: fresh keys make that
+        safe, and all messages would be rejected otherwise.
+        """
+        now = int(self.wall())
+        if self.guard.floor > now + 1:
+            _log.warn(
+                "the clock was set back behind the replay window: all connections begin anew ({category})",
+                category=Category.CLOCK_STEPPED,
+            )
+            self.guard = self._new_guard()
+            for protocol in list(self.transports):  # strangers too: their handshake began under the old guard
+                protocol.end(Category.CLOCK_STEPPED)
+        return now
+
+    def _new_guard(self) -> ReplayGuard:
+        auth = self.config.auth
+        return MemoryReplayGuard(auth.nonce_cache_size, auth.ttl_seconds, self.random(INSTANCE_BYTES))
+
+    # What connections tell
+
+    def connection_made(self, protocol: SecureIPCProtocol) -> None:
+        """Nothing is known of the peer."""
+        self.transports.add(protocol)
+
+    def connection_authenticated(self, protocol: SecureIPCProtocol) -> None:
+        """It is in."""
+        self.connections.add(protocol)
+        self.counters["handshake", "authenticated"] += 1
+        _log.debug("connection with {peer} authenticated", peer=protocol.peer_address)
+
+    def connection_ending(self, protocol: SecureIPCProtocol) -> None:
+        """It is over but for its transport."""
+        self.connections.discard(protocol)
+        category = protocol.category or Category.CONNECTION_LOST
+        self.counters["ended" if protocol.authenticated else "handshake", category] += 1
+        if not protocol.authenticated:
+            self._warn(category, "handshake with {peer} failed: {category}", peer=protocol.peer_address)
+        elif category in (Category.CLOSED, Category.SHUTTING_DOWN):
+            _log.debug("connection with {peer} ended: {category}", peer=protocol.peer_address, category=category)
+        else:
+            self._warn(category, "connection with {peer} ended: {category}", peer=protocol.peer_address)
+
+    def connection_ended(self, protocol: SecureIPCProtocol) -> None:
+        """Its transport is gone."""
+        self.transports.discard(protocol)
+
+    def handshake_error(self, category: Category) -> HandshakeError:
+        """For who waits for the handshake."""
+        return HandshakeError(category, "the handshake failed")
+
+    def envelope_rejected(self, protocol: SecureIPCProtocol, rejection: Rejection) -> None:
+        """Count it and say so; what the peer wrote is escaped."""
+        self.counters["rejected", rejection.category] += 1
+        self._warn(
+            rejection.category,
+            "rejected an envelope from {peer}: {category} kind={kind!r} trace_id={trace_id!r}",
+            peer=protocol.peer_address,
+            kind=rejection.kind,
+            trace_id=rejection.trace_id,
+        )
+
+    def delivery_unclaimed(self, protocol: SecureIPCProtocol, delivery: Delivery) -> None:
+        """Nobody awaits it: count it and say so."""
+        error = delivery.exception()
+        if error is not None:
+            self.counters["unclaimed", error.category] += 1
+            self._warn(
+                error.category,
+                "a message to {peer} was not accepted: {category} kind={kind!r} trace_id={trace_id!r}",
+                peer=protocol.peer_address,
+                kind=delivery.kind,
+                trace_id=delivery.trace_id,
+            )
+
+    def handler_failed(self, failure: Failure, trace_id: str | None) -> None:
+        """Ours to log: a handler is the application's code. But a peer can make it fail again and again."""
+        self.counters["handler", "failed"] += 1
+        left_out = self._limit.admit(f"handler {failure.type}")
+        if left_out is not None:
+            more = f" (and {left_out} more like it, left out)" if left_out else ""
+            _log.failure("a handler failed: trace_id={trace_id!r}" + more, failure, trace_id=trace_id)
+
+    def _warn(self, category: Category, message: str, **fields: object) -> None:
+        """A line that a peer can cause: bounded per message and category."""
+        left_out = self._limit.admit(f"{message} {category}")
+        if left_out is None:
+            return
+        if left_out:
+            message += " (and {left_out} more like it, left out)"
+        _log.warn(message, category=str(category), left_out=left_out, **fields)
+
+
+class SecureIPCFactory(_SharedFactory):
+    """The server's side: admits connections, bounded before and after they have proved themselves."""
+
+    @cached_property
+    def _prks(self) -> dict[bytes, Prk]:
+        return self.keyring.by_id(self.config.service)
+
+    def make_connection(self, transport: TCPConnection, callbacks: Callbacks) -> Connection:
+        host, peer = transport.getHost(), transport.getPeer()
+        handshake = ServerHandshake(
+            self._prks,
+            self.config.service,
+            self._policy.limits,
+            self.guard.instance,
+            Endpoint(host.host, host.port, peer.host, peer.port),
+            self.random(NONCE_BYTES),
+        )
+        return Connection(handshake, self._policy, self.guard, callbacks)
+
+    def connection_made(self, protocol: SecureIPCProtocol) -> None:
+        """A newcomer waits with the other strangers; when there are too many, the one that waited longest goes."""
+        super().connection_made(protocol)
+        self.pending[protocol] = None
+        if len(self.pending) > self.config.limits.max_pending_handshakes:
+            next(iter(self.pending)).abandon(Category.EVICTED)
+
+    def connection_authenticated(self, protocol: SecureIPCProtocol) -> None:
+        """It has proved itself; only now can it be told that there is no place."""
+        self.pending.pop(protocol, None)
+        full = len(self.connections) >= self.config.limits.max_connections
+        super().connection_authenticated(protocol)
+        if full:
+            protocol.end(Category.TOO_MANY_CONNECTIONS)
+
+    def connection_ending(self, protocol: SecureIPCProtocol) -> None:
+        self.pending.pop(protocol, None)
+        super().connection_ending(protocol)
+
+
+class SecureIPCClientFactory(_SharedFactory):
+    """The dialling side.
+
+    :param port: the server's, that is dialled.
+    :param hint: what is known of the server, for the errors: a sentence or nothing.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        config: ExecutionIPCConfig,
+        keyring: Keyring,
+        handler: Handler,
+        *,
+        port: int,
+        hint: str = "",
+        **more: Any,
+    ) -> None:
+        super().__init__(clock, config, keyring, handler, **more)
+        self._port = port
+        self._hint = hint
+
+    def make_connection(self, transport: TCPConnection, callbacks: Callbacks) -> Connection:
+        own = transport.getHost()
+        handshake = ClientHandshake(
+            self.keyring.current,
+            self.config.service,
+            self._policy.limits,
+            Endpoint(LOOPBACK, self._port, own.host, own.port),  # what was dialled, not what the socket says
+            self.random(NONCE_BYTES),
+        )
+        return Connection(handshake, self._policy, self.guard, callbacks)
+
+    def handshake_error(self, category: Category) -> HandshakeError:
+        """What it can be, as far as a side that gets no answer can tell."""
+        key_id = self.keyring.current.key_id(self.config.service).hex()
+        ours = f"ours is key id {key_id} for service {self.config.service!r}"
+        candidates = {
+            Category.HANDSHAKE_REFUSED: f"the server ended the handshake without an answer. It can be: another key, or "
+            f"another service name ({ours}); another protocol version; too many pending connections; or no ipc_twisted "
+            "server at all",
+            Category.AUTHENTICATION_FAILED: f"the server could not prove that it holds the key ({ours}): another "
+            "program has taken the port, or the connection is being relayed",
+            Category.HANDSHAKE_TIMEOUT: "the server did not finish the handshake in "
+            f"{self.config.limits.handshake_timeout_seconds} s: it is stopped or blocked, or no server of ours",
+            Category.HANDSHAKE_MALFORMED: "what listens there is no ipc_twisted server",
+            Category.VERSION_UNSUPPORTED: "it speaks another protocol version; install one release on both sides",
+            Category.EARLY_DATA: "what listens there speaks out of turn; it is no ipc_twisted server",
+            Category.SELF_CONNECT: "nobody listens there: the kernel connected this socket to itself",
+        }
+        where = f"127.0.0.1:{self._port}: "
+        return HandshakeError(category, where + candidates.get(category, "the connection ended") + self._hint)

@@ -1,0 +1,438 @@
+"""One connection as a Twisted protocol: :class:`SecureIPCProtocol` moves bytes and keeps time for the core.
+
+What it decides itself is only when: one flush a reactor turn, the deadlines, how an ended connection's transport goes.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Coroutine
+from inspect import iscoroutine
+from threading import get_ident
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTime,
+)
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.tcp import Connection as TCPConnection
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ipc_twisted.config import ExecutionIPCConfig
+from ipc_twisted.core import outbox
+from ipc_twisted.core.connection import Callbacks, Connection, State
+from ipc_twisted.core.envelope import SecureEnvelope
+from ipc_twisted.core.handshake import Limits
+from ipc_twisted.core.verifier import Rejection
+from ipc_twisted.deadline import Deadline
+from ipc_twisted.delivery import Delivery
+from ipc_twisted.errors import Category, HandshakeError, NotConnected
+from ipc_twisted.nonces import process_nonces
+
+WRITE_BYTES = 256 * 1024
+"""What is handed to the transport at a time; a record may exceed it."""
+
+_MANY_BUFFERS = 64  # from here on, one more copy of small frames costs less than what the transport does with each
+
+LINGER_SECONDS = 1.0
+"""How long a connection that has said CLOSE waits for the other side's end."""
+
+LINGER_LATE_SECONDS = 0.1
+"""Lateness that is ours: so short a time must not run out before what the peer has long said is read."""
+
+Handler = Callable[[SecureEnvelope, "SecureIPCProtocol"], Deferred[Any] | Coroutine[Any, Any, Any] | None]
+"""What an application does with an envelope. Its credit comes back when the Deferred or coroutine ends."""
+
+
+class Siblings(typing.Protocol):
+    """What a connection shares with the others of its side, and tells it; :mod:`ipc_twisted.factory` has both sides."""
+
+    clock: IReactorTime
+    config: ExecutionIPCConfig
+    handler: Handler
+    wall: Callable[[], float]
+    accepted: int  # envelopes handed over
+
+    def now(self) -> int:
+        """Wall-clock time, whole unix seconds."""
+
+    def make_connection(self, transport: TCPConnection, callbacks: Callbacks) -> Connection:
+        """The core's part of a new connection."""
+
+    def connection_made(self, protocol: SecureIPCProtocol) -> None:
+        """A transport is there; nothing is known of the peer."""
+
+    def connection_authenticated(self, protocol: SecureIPCProtocol) -> None:
+        """The handshake is done. May end the connection."""
+
+    def connection_ending(self, protocol: SecureIPCProtocol) -> None:
+        """It is over but for the transport: it counts no more. Called once."""
+
+    def connection_ended(self, protocol: SecureIPCProtocol) -> None:
+        """The transport is gone. Called once."""
+
+    def handshake_error(self, category: Category) -> HandshakeError:
+        """The error for who waits for the handshake: what it can be."""
+
+    def envelope_rejected(self, protocol: SecureIPCProtocol, rejection: Rejection) -> None:
+        """An envelope of the peer's was rejected."""
+
+    def delivery_unclaimed(self, protocol: SecureIPCProtocol, delivery: outbox.Delivery) -> None:
+        """A message of ours was not accepted, and nobody awaits its outcome."""
+
+    def handler_failed(self, failure: Failure, trace_id: str | None) -> None:
+        """The application's handler raised."""
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class SecureIPCProtocol(Protocol):
+    """One authenticated connection; what handlers and :func:`ipc_twisted.connect` get to send on.
+
+    :param shared: what this connection shares with the others of its factory.
+    """
+
+    transport: TCPConnection
+    _connection: Connection
+
+    def __init__(self, shared: Siblings) -> None:
+        self._shared = shared
+        self._clock = shared.clock
+        self._process = process_nonces.prefix
+        self._thread = get_ident()
+        self._paused = False
+        self._flush_call: IDelayedCall | None = None
+        self._expiry_call: IDelayedCall | None = None
+        self._linger = Deadline(self._clock, LINGER_SECONDS, self._linger_over, late=LINGER_LATE_SECONDS)
+        self._lingering = False
+        self._closing_as: State | None = None
+        self._handshake = Deadline(self._clock, shared.config.limits.handshake_timeout_seconds, self._handshake_missed)
+        self._frame_timed = 0
+        self._frame = Deadline(self._clock, shared.config.limits.frame_timeout_seconds, self._frame_missed)
+        self._authenticated: list[Deferred[SecureIPCProtocol]] = []
+        self._closed: list[Deferred[Category]] = []
+        self._lost = False
+
+    # What applications use
+
+    def send(
+        self,
+        kind: str,
+        payload_bytes: bytes,
+        *,
+        trace_id: str | None = None,
+        reply_to: str | None = None,
+        target: str | list[str] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Delivery:
+        """Queue one message; ``await`` the returned :class:`Delivery` for its outcome.
+
+        Whatever can be checked here is checked here, and an error means that nothing was queued. Only for the
+        reactor's thread: from another one, ``reactor.callFromThread``.
+
+        :param kind: 1 to 128 characters; the other side must allow it.
+        :param payload_bytes: at most the other side's ``max_payload_bytes``; opaque.
+        :param trace_id: and ``reply_to``: None or 1 to 256 characters, carried as they are.
+        :param target: None, 1 to 256 characters, or a list of 1 to 64 of those.
+        :param headers: at most 64 of text to text; all fields but the payload encode to at most 65,535 bytes.
+        :raises EnvelopeError: ``malformed`` or ``payload_too_large``.
+        :raises SendBufferFull: ``send_buffer_full``; await :meth:`drained` and send again.
+        :raises NotConnected: ``not_connected``; the connection has ended or is ending.
+        """
+        if self._thread != get_ident():
+            raise RuntimeError("send() in another thread than the reactor's; use reactor.callFromThread")
+        if self._process is not process_nonces.prefix:
+            raise NotConnected(Category.NOT_CONNECTED, "this connection belongs to the process that was forked")
+        fields = (
+            int(self._shared.wall()),
+            process_nonces.next(),
+            kind,
+            trace_id,
+            reply_to,
+            target,
+            {} if headers is None else headers,
+        )
+        delivery = self._connection.send(Delivery, payload_bytes, fields)
+        self._flush_soon()
+        return delivery
+
+    def drained(self) -> Deferred[None]:
+        """Wait until at least half of ``limits.send_buffer_bytes`` is free. Waiters go on in order, one at a time.
+
+        Also ends when the connection does: ``send()`` then raises :exc:`NotConnected`.
+        """
+        done: Deferred[None] = Deferred()
+        self._connection.outbox.when_drained(lambda: done.callback(None))
+        return done
+
+    def close(self) -> Deferred[Category]:
+        """Say CLOSE, wait for the outcomes that the other side still tells (at most a second), and end.
+
+        What is not written yet, such as what was queued in the same turn, is rejected with ``closed``: await the
+        outcomes first.
+
+        :returns: as :meth:`wait_closed`.
+        """
+        self._close(Category.CLOSED)
+        return self.wait_closed()
+
+    def wait_closed(self) -> Deferred[Category]:
+        """Wait for the end of the connection, and say what it ended in. Never fails."""
+        if self._lost:
+            return succeed(self._connection.category or Category.CONNECTION_LOST)
+        ended: Deferred[Category] = Deferred()
+        self._closed.append(ended)
+        return ended
+
+    @property
+    def category(self) -> Category | None:
+        """Why the connection has ended or is ending; None while it is not."""
+        return self._connection.category
+
+    @property
+    def is_open(self) -> bool:
+        """Messages may be sent."""
+        return self._connection.state is State.OPEN
+
+    @property
+    def peer_limits(self) -> Limits | None:
+        """What the other side takes; None before the handshake is done."""
+        return None if self._connection.peer is None else self._connection.peer.limits
+
+    @property
+    def buffered(self) -> int:
+        """Bytes of messages without an outcome, out of ``limits.send_buffer_bytes``."""
+        return self._connection.outbox.buffered
+
+    # What Twisted calls
+
+    def connectionMade(self) -> None:
+        self.transport.setTcpNoDelay(True)  # we gather what belongs together ourselves
+        self.transport.registerProducer(self, True)
+        self._connection = self._shared.make_connection(
+            self.transport,
+            Callbacks(self._is_authenticated, self._hand_over, self._rejected, self._unclaimed),
+        )
+        self._handshake.start()
+        self._shared.connection_made(self)
+        self._connection.start()
+        self._after()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Run the chain over a segment. The clock is read once."""
+        self._connection.receive_data(data, self._shared.now())
+        self._after()
+
+    def readConnectionLost(self) -> None:
+        self._connection.receive_eof()
+        self._after()
+
+    def writeConnectionLost(self) -> None:
+        """Our CLOSE is out and the other side has said all: nothing keeps the transport."""
+        if self._connection.state is State.DONE:
+            self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._lost = True
+        self._connection.connection_lost()
+        if self._closing_as is None:  # a reset, or any other end that nothing announced
+            self._shared.connection_ending(self)
+        self._stop_clocks()
+        self._shared.connection_ended(self)
+        category = self._connection.category or Category.CONNECTION_LOST
+        self._fail_authentication(category)
+        closed, self._closed = self._closed, []
+        for waiting in closed:
+            waiting.callback(category)
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        self._after()
+
+    def stopProducing(self) -> None:
+        self._paused = True
+
+    # What the factory calls
+
+    def when_authenticated(self) -> Deferred[SecureIPCProtocol]:
+        """Wait for the handshake.
+
+        :raises HandshakeError: on the Deferred.
+        """
+        waiting: Deferred[SecureIPCProtocol] = Deferred(self._waits_no_longer)
+        if self._connection.peer is not None:
+            waiting.callback(self)
+        elif self._connection.category is not None:
+            waiting.errback(self._shared.handshake_error(self._connection.category))
+        else:
+            self._authenticated.append(waiting)
+        return waiting
+
+    def _waits_no_longer(self, waiting: Deferred[SecureIPCProtocol]) -> None:
+        """Who dialled has given up: a connection that nobody holds must not come about."""
+        self._authenticated.remove(waiting)
+        self.abandon(Category.CLOSED)
+
+    def abandon(self, category: Category) -> None:
+        """End without a word, and give the transport up at once."""
+        self._connection.abandon(category)
+        self._after()
+
+    def end(self, category: Category) -> None:
+        """End in an orderly way."""
+        self._close(category)
+
+    @property
+    def authenticated(self) -> bool:
+        """The handshake is done, whatever came after."""
+        return self._connection.peer is not None
+
+    @property
+    def peer_address(self) -> str:
+        """For log lines."""
+        address = self.transport.getPeer()
+        return f"{address.host}:{address.port}"
+
+    # What the core calls
+
+    def _is_authenticated(self) -> None:
+        self._handshake.stop()
+        self._shared.connection_authenticated(self)
+        waiting, self._authenticated = self._authenticated, []
+        for deferred in waiting:
+            deferred.callback(self)
+
+    def _hand_over(self, envelope: SecureEnvelope, size: int) -> bool:
+        self._shared.accepted += 1
+        try:
+            result = self._shared.handler(envelope, self)
+        except BaseException:  # as Deferred does: not even sys.exit() in a handler may end the connection of others
+            self._shared.handler_failed(Failure(), envelope.trace_id)
+            return True
+        if result is None:
+            return True
+        deferred = Deferred.fromCoroutine(result) if iscoroutine(result) else result
+        if not isinstance(deferred, Deferred):
+            wrong = TypeError(f"a handler must return None, a Deferred or a coroutine, not {type(result).__name__}")
+            self._shared.handler_failed(Failure(wrong), envelope.trace_id)
+            return True
+        deferred.addErrback(self._shared.handler_failed, envelope.trace_id)
+        deferred.addBoth(self._handler_done, size)
+        return False
+
+    def _handler_done(self, _: object, size: int) -> None:
+        self._connection.finish(size)
+        if self.is_open:
+            self._flush_soon()
+
+    def _rejected(self, rejection: Rejection) -> None:
+        self._shared.envelope_rejected(self, rejection)
+
+    def _unclaimed(self, delivery: outbox.Delivery) -> None:
+        self._shared.delivery_unclaimed(self, delivery)
+
+    # Time and transport
+
+    def _after(self) -> None:
+        """Do what the core's state asks for; called after every call into it."""
+        connection = self._connection
+        if connection.state is State.OPEN or connection.state is State.HANDSHAKE:
+            self._write(connection.data_to_send(0, 0))  # handshake messages do not wait for the next turn
+            if connection.wants_to_write:
+                self._flush_soon()
+            self._time_frame(connection.receiving)
+        elif connection.state is not self._closing_as and not self._lost:
+            first, self._closing_as = self._closing_as is None, connection.state
+            self._end_transport(connection.state, first)
+
+    def _time_frame(self, receiving: int) -> None:
+        """Give every record that arrives in parts its own deadline."""
+        if receiving != self._frame_timed:
+            self._frame_timed = receiving
+            if receiving:
+                self._frame.start()
+            else:
+                self._frame.stop()
+
+    def _flush_soon(self) -> None:
+        if self._flush_call is None:
+            self._flush_call = self._clock.callLater(0, self._flush)
+
+    def _flush(self) -> None:
+        """Write what may be written, once a reactor turn: one RECEIPT, and envelopes as far as credit and room go."""
+        self._flush_call = None
+        connection = self._connection
+        if not self._paused:
+            written = connection.data_to_send(WRITE_BYTES, self._shared.now())
+            self._write(written)
+            if written and connection.wants_to_write:
+                self._flush_soon()
+        if self._expiry_call is None and (expires_at := connection.expires_at) is not None:
+            seconds = max(0.0, expires_at - self._shared.wall())
+            self._expiry_call = self._clock.callLater(seconds, self._expire)
+
+    def _expire(self) -> None:
+        self._expiry_call = None
+        self._connection.expire(self._shared.now())
+        self._flush_soon()
+
+    def _write(self, data: list[bytes]) -> None:
+        if data and self._process is process_nonces.prefix:  # a fork must not say anything under its parent's keys
+            self.transport.writeSequence(data if len(data) < _MANY_BUFFERS else [b"".join(data)])
+
+    def _close(self, category: Category) -> None:
+        self._connection.close(category)
+        self._after()
+
+    def _end_transport(self, state: State, first: bool) -> None:
+        """The connection is over but for what the transport still holds. It leaves the factory's tables at once."""
+        self._stop_clocks(but_linger=True)
+        if first:
+            self._shared.connection_ending(self)
+        self._fail_authentication(self._connection.category or Category.CONNECTION_LOST)
+        if state is State.DEAD:
+            self.transport.abortConnection()
+            return
+        self._write(self._connection.data_to_send(0, 0))
+        if first:
+            self.transport.unregisterProducer()  # with one, the transport would wait for it for ever
+        if not self._lingering:  # before what follows, which may end the transport within the call
+            self._lingering = True
+            self._linger.start()
+        if state is State.DONE:
+            self.transport.loseConnection()
+        else:
+            self.transport.loseWriteConnection()
+
+    def _linger_over(self) -> None:
+        self.transport.abortConnection()
+
+    def _handshake_missed(self) -> None:
+        self.abandon(Category.HANDSHAKE_TIMEOUT)
+
+    def _frame_missed(self) -> None:
+        self._connection.fail(Category.FRAME_TIMEOUT)
+        self._after()
+
+    def _fail_authentication(self, category: Category) -> None:
+        waiting, self._authenticated = self._authenticated, []
+        for deferred in waiting:
+            deferred.errback(self._shared.handshake_error(category))
+
+    def _stop_clocks(self, *, but_linger: bool = False) -> None:
+        self._handshake.cancel()
+        self._frame.cancel()
+        calls = [self._flush_call, self._expiry_call]
+        self._flush_call = self._expiry_call = None
+        if not but_linger:
+            self._linger.cancel()
+        for call in calls:
+            if call is not None:
+                call.cancel()

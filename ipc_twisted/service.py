@@ -1,0 +1,201 @@
+"""The server as a Twisted service: listen, say where, and end in order."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ipc_twisted import connection_file as connection_file_module
+from ipc_twisted.config import LOOPBACK, SECTION, ExecutionIPCConfig
+from ipc_twisted.endpoints import listen
+from ipc_twisted.errors import Category, ConfigError, ConnectionFileError
+from ipc_twisted.factory import SecureIPCFactory
+from ipc_twisted.keys import Keyring, write_new_key_file
+from ipc_twisted.protocol import Handler
+
+_log = Logger(namespace="ipc_twisted")
+
+
+class ExecutionIPCService(Service):
+    """Listen on 127.0.0.1 and hand every verified envelope to ``handler``.
+
+    Start and stop it as any Twisted service; nothing is bound, read or written before :meth:`startService`.
+
+    :param reactor: Twisted's.
+    :param config: checked.
+    :param keyring: the shared secrets; None: ``auth.key_file``, or with ``auth.secret_mode`` ``generated`` a key that
+        is made at start, beside the connection file, and gone at stop.
+    :param handler: ``handler(envelope, connection)`` returning None, a Deferred or a coroutine.
+    :param connection_file: where to say where it listens; None: :func:`default_connection_file`.
+    :ivar factory: the protocol factory, once started.
+    """
+
+    name = "ipc_twisted"
+
+    def __init__(
+        self,
+        reactor: Any,
+        config: ExecutionIPCConfig,
+        keyring: Keyring | None,
+        handler: Handler,
+        *,
+        connection_file: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if not isinstance(config, ExecutionIPCConfig):
+            raise ConfigError(["config: must be an ExecutionIPCConfig, such as ExecutionIPCConfig.from_mapping({...})"])
+        self.factory: SecureIPCFactory | None = None
+        self.config = config
+        self.connection_file = default_connection_file(config) if connection_file is None else Path(connection_file)
+        if not self.connection_file.name:
+            raise ConfigError([f"connection_file: must name a file, not {os.fspath(self.connection_file)!r}"])
+        self._reactor = reactor
+        self._keyring = keyring
+        self._handler = handler
+        self._port: IListeningPort | None = None
+        self._generated: Path | None = None
+        self._info: connection_file_module.ConnectionInfo | None = None
+
+    def startService(self) -> None:
+        """Bind and write the connection file; when this returns, clients can connect.
+
+        :raises ConfigError: the limits do not fit this process, or there is no key.
+        :raises KeyFileError: the key cannot be used.
+        :raises ConnectionFileError: the file cannot be written, or belongs to a server that lives.
+        :raises BindForbidden: not on 127.0.0.1.
+        :raises CannotListenError: Twisted's, such as for a port that is taken.
+        """
+        _check_descriptors(self.config)
+        folder = self.connection_file.parent
+        connection_file_module.prepare_folder(folder)
+        with connection_file_module.locked(folder):
+            stale = connection_file_module.refuse_if_alive(self.connection_file)
+            try:
+                keyring = self._open_keyring(stale)
+                self.factory = SecureIPCFactory(self._reactor, self.config, keyring, self._handler)
+                self._port = _now(listen(self._reactor, self.factory, self.config.endpoint))
+                self._announce(keyring)
+            except BaseException:
+                self._clean_up()
+                raise
+        super().startService()
+
+    async def _stop(self) -> None:
+        self._remove_files()
+        if self._port is not None:
+            port, self._port = self._port, None
+            await maybeDeferred(port.stopListening)
+        if self.factory is not None:
+            connections = list(self.factory.transports)  # also those that are ending already
+            for connection in connections:
+                connection.end(Category.SHUTTING_DOWN)
+            await DeferredList([connection.wait_closed() for connection in connections])
+
+    def stopService(self) -> Deferred[None]:
+        """Stop listening, say CLOSE ``shutting_down`` on every connection, and wait at most a second for their ends."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on; 0 while it is not."""
+        address = None if self._port is None else self._port.getHost()
+        return address.port if isinstance(address, IPv4Address) else 0
+
+    def _open_keyring(self, stale: connection_file_module.ConnectionInfo | None) -> Keyring:
+        if self._keyring is not None:
+            return self._keyring
+        auth = self.config.auth
+        if auth.secret_mode == "static":  # noqa: S105  # the name of a mode
+            if auth.key_file is None:
+                raise ConfigError(
+                    [
+                        f"{'.'.join(SECTION)}.auth.key_file: is needed for secret_mode 'static'; "
+                        "make one with: ipc-twisted keygen FILE"
+                    ]
+                )
+            return Keyring.from_file(auth.key_file)
+        path = self.connection_file.with_suffix(".key")
+        if path == self.connection_file:
+            raise ConnectionFileError(
+                Category.CONNECTION_FILE_INVALID,
+                f"{os.fspath(path)!r}: that is where the generated key goes; give the connection file another suffix",
+            )
+        if stale is not None and stale.key_file == os.fspath(path.absolute()):
+            path.unlink(missing_ok=True)  # of a server that was killed; nobody else's file is ever removed
+        write_new_key_file(path)
+        self._generated = path
+        return Keyring.from_file(path)
+
+    def _announce(self, keyring: Keyring) -> None:
+        self._info = connection_file_module.ConnectionInfo(
+            protocol=1,
+            transport="tcp_local",
+            host="127.0.0.1",
+            port=self.port,
+            service=self.config.service,
+            key_id=keyring.current.key_id(self.config.service).hex(),
+            pid=os.getpid(),
+            started_at=int(time.time()),
+            key_file=None if self._generated is None else os.fspath(self._generated.absolute()),
+        )
+        connection_file_module.write(self.connection_file, self._info)
+        _log.info(  # last: who waits for this line finds the file
+            "listening on {host}:{port}, connection file {file}",
+            host=LOOPBACK,
+            port=self.port,
+            file=os.fspath(self.connection_file),
+        )
+
+    def _remove_files(self) -> None:
+        if self._info is not None:
+            connection_file_module.remove_if_ours(self.connection_file, self._info)
+            self._info = None
+        if self._generated is not None:
+            self._generated.unlink(missing_ok=True)
+            self._generated = None
+
+    def _clean_up(self) -> None:
+        self._remove_files()
+        if self._port is not None:
+            port, self._port = self._port, None
+            maybeDeferred(port.stopListening)
+
+
+def default_connection_file(config: ExecutionIPCConfig) -> Path:
+    """``SERVICE.json`` in the user's runtime folder."""
+    return connection_file_module.default_folder() / f"{config.service}.json"
+
+
+def _check_descriptors(config: ExecutionIPCConfig) -> None:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and config.descriptors > soft:
+        limits = config.limits
+        raise ConfigError(
+            [
+                f"{'.'.join(SECTION)}.limits.max_connections: {limits.max_connections} and "
+                f"limits.max_pending_handshakes {limits.max_pending_handshakes} and 64 to spare are more than the "
+                f"{soft} file descriptors of this process; lower them, or type: ulimit -n {config.descriptors}"
+            ]
+        )
+
+
+def _now(deferred: Deferred[IListeningPort]) -> IListeningPort:
+    """The result of a bind, which is made at once: its failure must reach who starts the service, not only the log."""
+    results: list[IListeningPort | Failure] = []
+    deferred.addBoth(results.append)
+    if not results:
+        deferred.cancel()
+        raise RuntimeError("this reactor does not bind at once")
+    if isinstance(results[0], Failure):
+        results[0].raiseException()
+    return results[0]
