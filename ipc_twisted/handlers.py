@@ -1,0 +1,46 @@
+"""The handlers that ``twistd ipc --handler`` can name without any code of yours."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from twisted.logger import Logger
+
+from ipc_twisted.core.envelope import SecureEnvelope
+from ipc_twisted.errors import EnvelopeError, NotConnected, SendBufferFull
+from ipc_twisted.protocol import SecureIPCProtocol
+
+_log = Logger(namespace="ipc_twisted.handlers")
+
+
+async def echo(envelope: SecureEnvelope, connection: SecureIPCProtocol) -> None:
+    """Answer with the same kind, payload, ``trace_id`` and headers, and the envelope's ``reply_to`` as the target.
+
+    Waits for room in the send buffer first: a peer that sends faster than it reads is slowed down by its credit.
+    """
+    while True:
+        await connection.drained()
+        with suppress(SendBufferFull):  # a large one may need more room than half
+            with suppress(
+                NotConnected, EnvelopeError
+            ):  # nobody is left to answer, or it takes no messages of this size
+                connection.send(
+                    envelope.kind,
+                    envelope.payload_bytes,
+                    trace_id=envelope.trace_id,
+                    target=envelope.reply_to,
+                    headers=envelope.headers,
+                )
+            return
+
+
+def log(envelope: SecureEnvelope, connection: SecureIPCProtocol) -> None:
+    """Write a line for each envelope; not its payload, and what the peer wrote is escaped."""
+    _log.info(
+        "received kind={kind!r} trace_id={trace_id!r} target={target!r} payload_bytes={size} from {peer}",
+        kind=envelope.kind,
+        trace_id=envelope.trace_id,
+        target=envelope.target,
+        size=len(envelope.payload_bytes),
+        peer=connection.peer_address,
+    )

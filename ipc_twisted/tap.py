@@ -1,0 +1,150 @@
+"""``twistd ipc``: the server from the command line."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+from twisted.application.service import IService
+from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
+from twisted.python import usage
+
+from ipc_twisted.config import ExecutionIPCConfig
+from ipc_twisted.endpoints import DEFAULT_DESCRIPTION, check_description
+from ipc_twisted.errors import BindForbidden, ConfigError, IPCError, KeyFileError
+from ipc_twisted.keys import Keyring
+from ipc_twisted.protocol import Handler
+from ipc_twisted.service import ExecutionIPCService
+
+_log = Logger(namespace="ipc_twisted")
+
+DEFAULT_KIND = "job.run"
+DEFAULT_HANDLER = "ipc_twisted.handlers:echo"
+
+
+class Options(usage.Options):
+    """Everything that can be wrong is found here: a usage error, before anything is bound."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "Serve one secure local link on 127.0.0.1. Without options: a generated key, the connection file in "
+        "$XDG_RUNTIME_DIR/ipc_twisted (else ~/.local/state/ipc_twisted), the kind job.run, and a handler that echoes. "
+        "Example: twistd --nodaemon ipc --config runtime.toml --handler myapp.jobs:run"
+    )
+    optParameters = [  # noqa: RUF012  # Twisted's interface
+        ["config", None, None, "TOML or JSON file with runtime.platform.execution_ipc."],
+        ["key-file", None, None, "Key file (64 hex digits a line, only yours: chmod 600); default: a generated key."],
+        ["connection-file", None, None, "Where to write on which port it listens."],
+        [
+            "listen",
+            None,
+            None,
+            f"Endpoint; only the form tcp:PORT:interface=127.0.0.1. [default: {DEFAULT_DESCRIPTION}]",
+        ],
+        ["handler", None, DEFAULT_HANDLER, "package.module:callable, called with (envelope, connection)."],
+    ]
+
+    config: ExecutionIPCConfig
+    keyring: Keyring | None
+    handler: Handler
+
+    def postOptions(self) -> None:
+        problems: list[str] = []
+
+        def check(part: Callable[[], Any]) -> Any:
+            try:
+                return part()
+            except (IPCError, usage.UsageError) as problem:
+                problems.append(str(problem))
+                return None
+
+        config = check(self._config)
+        self.keyring = check(lambda: self._keyring(config))
+        self.handler = check(self._handler)
+        if problems:
+            raise usage.UsageError("\n".join(problems))
+        self.config = config
+
+    def _config(self) -> ExecutionIPCConfig:
+        config = (
+            ExecutionIPCConfig.from_mapping({"allowed_kinds": [DEFAULT_KIND]})
+            if self["config"] is None
+            else ExecutionIPCConfig.from_file(self["config"])
+        )
+        if self["listen"] is None:
+            return config
+        try:
+            return msgspec.structs.replace(config, bind_port=check_description(self["listen"]))
+        except BindForbidden as problem:
+            raise usage.UsageError(f"--listen: {problem}") from None
+
+    def _keyring(self, config: ExecutionIPCConfig | None) -> Keyring | None:
+        path = self["key-file"]
+        if path is None and config is not None and config.auth.secret_mode == "static":  # noqa: S105  # a mode's name
+            path = config.auth.key_file
+            if path is None:
+                raise ConfigError(
+                    [
+                        "runtime.platform.execution_ipc.auth.key_file: is needed for secret_mode 'static' "
+                        "(or --key-file); make one with: ipc-twisted keygen FILE"
+                    ]
+                )
+        try:
+            return None if path is None else Keyring.from_file(path)
+        except KeyFileError as problem:
+            raise usage.UsageError(f"key file: {problem}") from None
+
+    def _handler(self) -> Handler:
+        module_name, colon, name = self["handler"].partition(":")
+        if not (module_name and colon and name):
+            raise usage.UsageError(f"--handler: must be package.module:callable, not {self['handler']!r}")
+        try:
+            handler = getattr(importlib.import_module(module_name), name)
+        except (ImportError, AttributeError, TypeError, ValueError) as problem:
+            missing = isinstance(problem, ModuleNotFoundError) and module_name.startswith(str(problem.name))
+            hint = " (put its folder on PYTHONPATH)" if missing else ""
+            raise usage.UsageError(f"--handler: {self['handler']!r} cannot be imported: {problem}{hint}") from None
+        if not callable(handler):
+            raise usage.UsageError(f"--handler: {self['handler']!r} is not callable")
+        return handler  # type: ignore[no-any-return]  # what it takes is seen when it is called
+
+
+class _TwistdService(ExecutionIPCService):
+    """A server that cannot start must end the process: a running reactor without a listener helps nobody.
+
+    :ivar twistd: the options of twistd itself.
+    """
+
+    twistd: Mapping[str, Any] = MappingProxyType({})
+
+    def startService(self) -> None:
+        try:
+            super().startService()
+        except (IPCError, CannotListenError) as problem:
+            if not self.twistd.get("nodaemon", True):
+                _log.critical("twistd ipc: {problem}", problem=problem)
+                raise  # the daemon's parent waits to be told, and is told of an Exception only, not of a SystemExit
+            if pidfile := self.twistd.get("pidfile"):
+                Path(pidfile).unlink(missing_ok=True)  # likewise
+            sys.exit(f"twistd ipc: {problem}")
+
+
+def makeService(options: Options) -> IService:
+    """For :mod:`twisted.plugins.ipc_twisted_plugin`."""
+    from twisted.internet import reactor  # twistd has installed the one it was asked for by now
+
+    service = _TwistdService(
+        reactor,
+        options.config,
+        options.keyring,
+        options.handler,
+        connection_file=options["connection-file"],
+    )
+    service.twistd = options.parent or {}
+    return service
