@@ -1,0 +1,236 @@
+"""One connection in memory, on a :class:`~twisted.internet.task.Clock`: ours at one end, a raw peer at the other.
+
+The transport acts as Twisted's does: an abort or a close takes effect in a later turn, and what was written is the
+test's to read. The peer's socket is the other face of it: what it sends is received at once, what it reads is what was
+written. Turns go by only when the test says so (:meth:`MemoryLink.turn`) or a peer waits for something.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.error import ConnectionLost as ConnectionReset
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+
+from ipc_twisted import ExecutionIPCConfig, Keyring, SecureEnvelope, SecureIPCFactory, SecureIPCProtocol
+from ipc_twisted.factory import SecureIPCClientFactory
+from tests import wire_peer as wire
+from tests.raw_channel import DEFAULT_LIMITS
+from tests.raw_peer import HOST, Peer, ServerPeer
+
+SECRET = bytes.fromhex("8d1f0c6a94b3e7725a1e66d0c3f2984bd7407ae915bc2638f0659ae2d31b7c84")
+NOW = 1_800_000_000
+SERVER, CLIENT = ("127.0.0.1", 40_001), ("127.0.0.1", 50_000)
+
+
+def config(limits: Mapping[str, Any] | None = None, auth: Mapping[str, Any] | None = None, **more: Any) -> Any:
+    """A checked configuration that takes ``job.run``."""
+    section = {"allowed_kinds": ["job.run"], "limits": limits or {}, "auth": auth or {}}
+    return ExecutionIPCConfig.from_mapping({**section, **more})
+
+
+class MemoryTransport(StringTransport):
+    """What a TCP transport does for our protocol, without a socket.
+
+    :ivar writes: what was written, call by call.
+    :ivar aborted: and ``closing``, ``half_closed``: what the protocol asked for.
+    """
+
+    def __init__(self, clock: Clock, host: tuple[str, int], peer: tuple[str, int]) -> None:
+        super().__init__(IPv4Address("TCP", *host), IPv4Address("TCP", *peer))
+        self.clock = clock
+        self.ends = host, peer
+        self.protocol: SecureIPCProtocol
+        self.writes: list[bytes] = []
+        self.aborted = self.closing = self.half_closed = self.write_side_gone = self.lost = False
+        self.unread = bytearray()
+
+    def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: N802  # Twisted's name
+        """Nothing is delayed here."""
+
+    def write(self, data: bytes) -> None:
+        if self.half_closed or self.closing or self.aborted:
+            raise AssertionError("written behind the end")
+        self.writes.append(bytes(data))
+        self.unread += data
+
+    def writeSequence(self, data: Any) -> None:  # noqa: N802  # Twisted's name
+        self.write(b"".join(data))
+
+    def loseWriteConnection(self) -> None:
+        if self.producer is not None:
+            raise AssertionError("a transport with a producer never ends its writing side")
+        if not self.half_closed:
+            self.half_closed = True
+            self.clock.callLater(0, self._write_side_gone)
+
+    def _write_side_gone(self) -> None:
+        if not self.lost:
+            self.write_side_gone = True
+            self.protocol.writeConnectionLost()
+
+    def loseConnection(self) -> None:
+        if self.producer is not None:
+            raise AssertionError("a transport with a producer never closes")
+        if self.write_side_gone:
+            self.lose(ConnectionDone())  # as Twisted does: at once, within this call
+        elif not self.closing:
+            self.closing = True
+            self.clock.callLater(0, self.lose, ConnectionDone())
+
+    def abortConnection(self) -> None:
+        if not self.aborted:
+            self.aborted = True
+            self.clock.callLater(0, self.lose, ConnectionAborted())
+
+    def lose(self, reason: Exception) -> None:
+        """The socket is gone."""
+        if not self.lost:
+            self.lost = True
+            self.protocol.connectionLost(Failure(reason))
+
+    def take(self) -> bytes:
+        """What was written and not yet read."""
+        taken = bytes(self.unread)
+        self.unread.clear()
+        return taken
+
+
+class MemorySocket:
+    """The other end, with as much of a blocking socket as :class:`tests.raw_channel.Channel` needs."""
+
+    def __init__(self, transport: MemoryTransport) -> None:
+        self.transport = transport
+
+    def settimeout(self, _seconds: float) -> None:
+        """Nothing blocks here."""
+
+    def sendall(self, data: bytes) -> None:
+        transport = self.transport
+        if not (transport.aborted or transport.closing or transport.lost):
+            transport.protocol.dataReceived(bytes(data))
+
+    def recv(self, _count: int) -> bytes:
+        transport = self.transport
+        if not transport.unread:
+            transport.clock.advance(0)
+        if transport.unread:
+            return transport.take()
+        if transport.aborted or transport.closing or transport.half_closed or transport.lost:
+            return b""
+        raise TimeoutError("nothing was written")
+
+    def shutdown(self, _how: int) -> None:
+        self.transport.protocol.readConnectionLost()
+
+    def setsockopt(self, _level: int, option: int, _value: object) -> None:
+        if option == socket.SO_LINGER:  # what comes next is a close(), which resets
+            self.transport.lose(ConnectionReset())
+
+    def close(self) -> None:
+        """Our end is told by a test, not by the garbage collector."""
+
+    def getsockname(self) -> tuple[str, int]:
+        return self.transport.ends[1]
+
+    def getpeername(self) -> tuple[str, int]:
+        return self.transport.ends[0]
+
+
+class MemoryServer:
+    """A :class:`SecureIPCFactory` on a clock.
+
+    :ivar received: the envelopes that were handed over, with their connections.
+    :ivar handler: what becomes of them; may be replaced.
+    :ivar skew: seconds that the wall clock is off the other one.
+    """
+
+    def __init__(
+        self,
+        limits: Mapping[str, Any] | None = None,
+        auth: Mapping[str, Any] | None = None,
+        handler: Callable[[SecureEnvelope, SecureIPCProtocol], Any] | None = None,
+        **more: Any,
+    ) -> None:
+        self.clock = Clock()
+        self.skew = 0.0
+        self.received: list[tuple[SecureEnvelope, SecureIPCProtocol]] = []
+        self.handler = handler
+        self.factory = SecureIPCFactory(
+            self.clock, config(limits, auth, **more), Keyring([SECRET]), self._handle, wall=self.wall
+        )
+        self._clients = 0
+
+    def wall(self) -> float:
+        return NOW + self.clock.seconds() + self.skew
+
+    def _handle(self, envelope: SecureEnvelope, connection: SecureIPCProtocol) -> Any:
+        self.received.append((envelope, connection))
+        return None if self.handler is None else self.handler(envelope, connection)
+
+    def accept(self) -> MemoryLink:
+        """A new connection of which nothing is known."""
+        transport = MemoryTransport(self.clock, SERVER, (CLIENT[0], CLIENT[1] + self._clients))
+        self._clients += 1
+        return MemoryLink(self, transport, cast(SecureIPCProtocol, self.factory.buildProtocol(None)))
+
+    def connect(self, limits: wire.Limits = DEFAULT_LIMITS) -> MemoryLink:
+        """A new connection that is authenticated."""
+        link = self.accept()
+        link.peer.handshake(SECRET, limits=limits)
+        return link
+
+    def turn(self, seconds: float = 0) -> None:
+        """Let a turn of the reactor go by."""
+        self.clock.advance(seconds)
+
+
+class MemoryLink:
+    """One connection to a :class:`MemoryServer`: our protocol, its transport, and the raw peer."""
+
+    def __init__(self, server: MemoryServer, transport: MemoryTransport, protocol: SecureIPCProtocol) -> None:
+        self.server = server
+        self.transport = transport
+        self.protocol = protocol
+        transport.protocol = protocol
+        self.peer = Peer(cast(Any, MemorySocket(transport)), 1.0)
+        self.peer._dialled = SERVER
+        protocol.makeConnection(cast(Any, transport))
+
+    def send(self, payload: bytes = b"", **overrides: Any) -> int:
+        """An envelope of the peer's, now by our wall clock."""
+        return self.peer.send_envelope("job.run", payload, **{"ts": int(self.server.wall()), **overrides})
+
+    def frame(self, payload: bytes = b"", **overrides: Any) -> bytes:
+        """As :meth:`send`, but only made."""
+        return self.peer.envelope_frame("job.run", payload, **{"ts": int(self.server.wall()), **overrides})[1]
+
+
+class MemoryClient:
+    """The dialling side on a clock, and a raw peer that serves it."""
+
+    def __init__(self, limits: Mapping[str, Any] | None = None, handler: Any = None) -> None:
+        self.clock = Clock()
+        self.received: list[SecureEnvelope] = []
+        self.factory = SecureIPCClientFactory(
+            self.clock,
+            config(limits),
+            Keyring([SECRET]),
+            handler or (lambda envelope, _connection: self.received.append(envelope)),
+            port=SERVER[1],
+            wall=lambda: NOW + self.clock.seconds(),
+        )
+        self.protocol = protocol = cast(SecureIPCProtocol, self.factory.buildProtocol(None))
+        self.transport = MemoryTransport(self.clock, CLIENT, SERVER)
+        self.transport.protocol = protocol
+        self.peer = ServerPeer(cast(Any, MemorySocket(self.transport)), 1.0)
+        self.protocol.makeConnection(cast(Any, self.transport))
+
+
+__all__ = ["HOST", "NOW", "SECRET", "MemoryClient", "MemoryLink", "MemoryServer", "MemoryTransport", "config"]

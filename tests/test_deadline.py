@@ -1,0 +1,129 @@
+"""Deadlines: absolute, cheap to set and take back, and never held against a peer when it was us who were late."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from twisted.internet.task import Clock
+
+from ipc_twisted.deadline import LATE_SECONDS, Deadline
+
+
+class Timed:
+    def __init__(self, seconds: float = 10) -> None:
+        self.clock = Clock()
+        self.missed: list[float] = []
+        self.deadline = Deadline(self.clock, seconds, lambda: self.missed.append(self.clock.seconds()))
+
+
+def test_it_is_missed_on_time_and_once() -> None:
+    timed = Timed()
+    timed.deadline.start()
+    timed.clock.advance(9.999)
+    assert timed.missed == []
+    timed.clock.advance(0.001)
+    timed.clock.pump([10] * 5)
+    assert timed.missed == [10]
+    assert timed.clock.getDelayedCalls() == []
+
+
+def test_what_was_stopped_is_not_missed() -> None:
+    timed = Timed()
+    timed.deadline.start()
+    timed.clock.advance(5)
+    timed.deadline.stop()
+    timed.clock.pump([5] * 5)
+    assert (timed.missed, timed.clock.getDelayedCalls()) == ([], [])
+
+
+def test_a_new_start_counts_from_then() -> None:
+    """Every record has a deadline of its own; the one before must not end it early."""
+    timed = Timed()
+    timed.deadline.start()
+    timed.clock.advance(6)
+    timed.deadline.stop()
+    timed.deadline.start()
+    timed.clock.pump([1] * 9)
+    assert timed.missed == []
+    timed.clock.advance(1)
+    assert timed.missed == [16]
+
+
+def test_starting_and_stopping_a_thousand_times_needs_one_timer() -> None:
+    """It is done for every record that arrives in parts."""
+    timed = Timed()
+    for _ in range(1_000):
+        timed.deadline.start()
+        timed.deadline.stop()
+    timed.deadline.start()
+    assert len(timed.clock.getDelayedCalls()) == 1
+
+
+def test_it_can_be_used_again_after_it_was_missed() -> None:
+    timed = Timed()
+    timed.deadline.start()
+    timed.clock.advance(10)
+    timed.deadline.start()
+    timed.clock.advance(10)
+    assert timed.missed == [10, 20]
+
+
+@pytest.mark.parametrize("use", [lambda _: None, Deadline.start, Deadline.stop])
+def test_cancel_leaves_no_timer_behind(use: Callable[[Deadline], None]) -> None:
+    timed = Timed()
+    timed.deadline.start()
+    use(timed.deadline)
+    timed.deadline.cancel()
+    timed.deadline.cancel()
+    assert timed.clock.getDelayedCalls() == []
+    timed.clock.advance(20)
+    assert timed.missed == []
+
+
+@pytest.mark.parametrize(
+    ("late", "missed"), [(0, True), (LATE_SECONDS, True), (LATE_SECONDS + 0.001, False), (60, False)]
+)
+def test_a_deadline_that_fires_too_late_begins_anew(late: float, missed: bool) -> None:
+    """After SIGSTOP, or when the reactor was blocked, timers fire before what the peers have long sent is read."""
+    timed = Timed()
+    timed.deadline.start()
+    timed.clock.advance(10 + late)
+    assert bool(timed.missed) is missed
+    timed.clock.advance(9.9)
+    assert bool(timed.missed) is missed
+    timed.clock.advance(0.1)
+    assert len(timed.missed) == 1
+
+
+@pytest.mark.parametrize(("late", "missed"), [(5, True), (5.001, False)])
+def test_how_late_is_too_late_can_be_chosen(late: float, missed: bool) -> None:
+    timed = Timed()
+    deadline = Deadline(timed.clock, 10, lambda: timed.missed.append(0), late=5)
+    deadline.start()
+    timed.clock.advance(10 + late)
+    assert bool(timed.missed) is missed
+    deadline.cancel()
+
+
+def test_what_comes_in_the_second_chance_is_in_time() -> None:
+    timed = Timed()
+    timed.deadline.start()
+    timed.clock.advance(100)
+    timed.deadline.stop()
+    timed.clock.advance(100)
+    assert (timed.missed, timed.clock.getDelayedCalls()) == ([], [])
+
+
+def test_who_missed_it_may_start_it_again_from_within() -> None:
+    timed = Timed()
+
+    def missed() -> None:
+        timed.missed.append(timed.clock.seconds())
+        again.start()
+
+    again = Deadline(timed.clock, 5, missed)
+    again.start()
+    timed.clock.pump([5, 5, 5])
+    again.cancel()
+    assert timed.missed == [5, 10, 15]
