@@ -24,6 +24,7 @@ from ipc_twisted.errors import Category, ConfigError
 
 SECTION = ("runtime", "platform", "execution_ipc")
 LOOPBACK = "127.0.0.1"
+MAX_PORT = 65_535
 DEFAULT_SERVICE = "execution_ipc"
 MIB = 1024 * 1024
 U32_MAX = 2**32 - 1
@@ -71,7 +72,7 @@ class ExecutionIPCConfig(msgspec.Struct, frozen=True, kw_only=True):
     allowed_kinds: tuple[str, ...]
     transport: Literal["tcp_local"] = "tcp_local"
     bind_host: str = LOOPBACK
-    bind_port: Annotated[int, Meta(ge=0, le=65_535)] = 0
+    bind_port: Annotated[int, Meta(ge=0, le=MAX_PORT)] = 0
     service: Service = DEFAULT_SERVICE
     max_payload_bytes: Annotated[int, Meta(ge=1, le=1024 * MIB)] = 16 * MIB
     auth: AuthConfig = AuthConfig()
@@ -132,7 +133,7 @@ class ExecutionIPCConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 _RULES = {
     "transport": "must be 'tcp_local'",
-    "bind_port": "must be an int from 0 to 65535 (0: any free port)",
+    "bind_port": f"must be an int from 0 to {MAX_PORT} (0: any free port)",
     "service": "must be 1 to 64 characters of A-Z a-z 0-9 . _ -",
     "max_payload_bytes": "must be an int from 1 to 1073741824 (1 GiB)",
     "auth.mode": "must be 'hmac'",

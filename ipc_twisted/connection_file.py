@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from ipc_twisted.config import LOOPBACK, Service
+from ipc_twisted.config import LOOPBACK, MAX_PORT, Service
 from ipc_twisted.errors import Category, ConnectionFileError
 
 MAX_BYTES = 4_096
@@ -39,7 +39,7 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     protocol: Literal[1]
     transport: Literal["tcp_local"]
     host: Literal["127.0.0.1"]
-    port: Annotated[int, Meta(ge=1, le=65_535)]
+    port: Annotated[int, Meta(ge=1, le=MAX_PORT)]
     service: Service
     key_id: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
     pid: Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -157,13 +157,18 @@ def read(path: str | os.PathLike[str]) -> ConnectionInfo:
         raise _error(path, f"is no connection file: {problem}") from None
 
 
+def is_ours(path: Path, info: ConnectionInfo) -> bool:
+    """The file is the one that was written with ``info``, and no other server has replaced it meanwhile."""
+    try:
+        return read(path) == info
+    except (FileNotFoundError, ConnectionFileError):
+        return False
+
+
 def remove_if_ours(path: Path, info: ConnectionInfo) -> None:
     """Remove the file at stop, unless another server has replaced it meanwhile."""
-    try:
-        if read(path) == info:
-            path.unlink()
-    except (FileNotFoundError, ConnectionFileError):
-        pass
+    if is_ours(path, info):
+        path.unlink(missing_ok=True)
 
 
 def _alive(info: ConnectionInfo) -> bool:

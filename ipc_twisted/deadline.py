@@ -18,6 +18,8 @@ class Deadline:
     deadline that fires late begins anew instead of being held against the peer.
     """
 
+    __slots__ = ("_call", "_clock", "_due", "_late", "_on_missed", "_seconds")
+
     def __init__(
         self, clock: IReactorTime, seconds: float, on_missed: Callable[[], None], *, late: float = LATE_SECONDS
     ) -> None:
@@ -28,11 +30,20 @@ class Deadline:
         self._call: IDelayedCall | None = None
         self._due: float | None = None
 
-    def start(self) -> None:
-        """From now."""
-        self._due = self._clock.seconds() + self._seconds
+    @property
+    def running(self) -> bool:
+        """It was started and neither stopped nor missed."""
+        return self._due is not None
+
+    def start(self, seconds: float | None = None) -> None:
+        """From now.
+
+        :param seconds: only for a deadline that is not running: as long as this, this time.
+        """
+        seconds = self._seconds if seconds is None else seconds
+        self._due = self._clock.seconds() + seconds
         if self._call is None:
-            self._call = self._clock.callLater(self._seconds, self._fired)
+            self._call = self._clock.callLater(seconds, self._fired)
 
     def stop(self) -> None:
         """What was waited for has come."""

@@ -6,26 +6,21 @@ import os
 import re
 import socket
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
-import msgspec
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, serverFromString
-from twisted.internet.error import ConnectError
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
 
-from ipc_twisted import connection_file
-from ipc_twisted.config import LOOPBACK, ExecutionIPCConfig
-from ipc_twisted.core.envelope import SecureEnvelope
-from ipc_twisted.errors import BindForbidden, Category, ConfigError, ConnectionFileError, NotConnected
+from ipc_twisted.config import LOOPBACK, MAX_PORT, ExecutionIPCConfig
+from ipc_twisted.dialling import Dialler, KeySource
+from ipc_twisted.errors import BindForbidden, Category
 from ipc_twisted.factory import SecureIPCClientFactory, SecureIPCFactory
-from ipc_twisted.keys import Keyring
 from ipc_twisted.protocol import Handler, SecureIPCProtocol
 
 # \Z and ASCII digits, nothing around: a second "interface=" would win, and "٣" is a digit to int().
 _DESCRIPTION = re.compile(r"tcp:(0|[1-9][0-9]{0,4}):interface=127\.0\.0\.1\Z")
 DEFAULT_DESCRIPTION = f"tcp:0:interface={LOOPBACK}"
-MAX_PORT = 65_535
 
 
 def check_description(description: object) -> int:
@@ -67,7 +62,7 @@ def listen(reactor: Any, factory: SecureIPCFactory, description: str = DEFAULT_D
 def connect(
     reactor: Any,
     where: str | os.PathLike[str] | int,
-    keyring: Keyring | None = None,
+    keyring: KeySource | None = None,
     *,
     allowed_kinds: Iterable[str] = (),
     handler: Handler | None = None,
@@ -78,7 +73,8 @@ def connect(
 
     :param reactor: Twisted's; it is never imported here.
     :param where: the server's connection file, or its port.
-    :param keyring: the shared secret; None: the generated key that the connection file names.
+    :param keyring: the shared secret, or the key file it is in; None: the generated key that the connection file
+        names.
     :param allowed_kinds: the kinds that ``handler`` takes; default: those of ``config``. Without a handler nothing is
         taken.
     :param service: the link's name; default: the connection file's, else ``execution_ipc``.
@@ -91,85 +87,7 @@ def connect(
     """
 
     async def dial() -> SecureIPCProtocol:
-        if not isinstance(where, int | str | os.PathLike):
-            raise ConfigError([f"where: must be a connection file or a port, not {where!r}"])
-        info = None if isinstance(where, int) else _read(where)
-        port = where if isinstance(where, int) else info.port if info else 0
-        settings = _client_config(config, service or (info.service if info else None), allowed_kinds, handler)
-        if not 1 <= port <= MAX_PORT:
-            raise ConfigError([f"port: must be an int from 1 to {MAX_PORT}, not {port!r}"])
-        ring = _client_keyring(keyring, info)
-        factory = SecureIPCClientFactory(
-            reactor, settings, ring, handler or _ignore, port=port, hint=_hint(info, ring, settings.service)
-        )
-        endpoint = TCP4ClientEndpoint(reactor, LOOPBACK, port, timeout=settings.limits.handshake_timeout_seconds)
-        try:
-            protocol = cast(SecureIPCProtocol, await endpoint.connect(factory))
-        except ConnectError as problem:
-            stale = f"; the connection file is stale: its server (process {info.pid}) is gone" if info else ""
-            raise NotConnected(
-                Category.NOT_CONNECTED, f"nobody listens on {LOOPBACK}:{port} ({type(problem).__name__}){stale}"
-            ) from None
-        return await protocol.when_authenticated()
+        dialler = Dialler(reactor, where, keyring, allowed_kinds, handler, service, config)
+        return await dialler.dial(SecureIPCClientFactory(reactor, dialler.config, dialler.handler))
 
     return Deferred.fromCoroutine(dial())
-
-
-def _read(path: str | os.PathLike[str]) -> connection_file.ConnectionInfo:
-    try:
-        return connection_file.read(path)
-    except FileNotFoundError:
-        raise ConnectionFileError(
-            Category.CONNECTION_FILE_INVALID,
-            f"there is no connection file {os.fspath(path)!r}: the server is not running, or it writes another one "
-            "(a port is passed as an int)",
-        ) from None
-
-
-def _client_config(
-    config: ExecutionIPCConfig | None, service: str | None, allowed_kinds: Iterable[str], handler: Handler | None
-) -> ExecutionIPCConfig:
-    if isinstance(allowed_kinds, str):
-        raise ConfigError([f"allowed_kinds: must be a list of kinds, not {allowed_kinds!r}"])
-    kinds = tuple(allowed_kinds)
-    if kinds and handler is None:
-        raise ConfigError(["handler: is needed where kinds are allowed"])
-    if handler is not None and not kinds:
-        kinds = () if config is None else config.allowed_kinds
-    if handler is not None and not kinds:
-        raise ConfigError(["allowed_kinds: list the kinds that the handler takes, such as ['job.done']"])
-    mapping = {} if config is None else msgspec.to_builtins(config)
-    if service is not None:
-        mapping["service"] = service
-    # A side that receives nothing allows nothing; the rule of at least one kind is for servers.
-    checked = ExecutionIPCConfig.from_mapping({**mapping, "allowed_kinds": list(kinds) or ["-"]})
-    return checked if kinds else msgspec.structs.replace(checked, allowed_kinds=())
-
-
-def _client_keyring(keyring: Keyring | None, info: connection_file.ConnectionInfo | None) -> Keyring:
-    if isinstance(keyring, Keyring):
-        return keyring
-    if keyring is not None:
-        raise ConfigError(
-            [f"keyring: must be a Keyring, such as Keyring.from_file(path), not a {type(keyring).__name__}"]
-        )
-    if info is None or info.key_file is None:
-        raise ConfigError(
-            ["keyring: is needed (--key-file): only the connection file of a server with a generated key names the key"]
-        )
-    return Keyring.from_file(info.key_file)
-
-
-def _hint(info: connection_file.ConnectionInfo | None, keyring: Keyring, service: str) -> str:
-    """What the connection file tells about a handshake that failed."""
-    if info is None:
-        return ""
-    if info.service != service:
-        return f". The connection file is for service {info.service!r}"
-    if info.key_id != keyring.current.key_id(service).hex():
-        return f". The server's current key id is {info.key_id}"
-    return ""
-
-
-def _ignore(_envelope: SecureEnvelope, _connection: SecureIPCProtocol) -> None:
-    """Never called: a side without a handler allows no kinds."""

@@ -9,12 +9,12 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import cached_property
+from functools import partial
 from typing import Any
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
-from twisted.internet.tcp import Connection as TCPConnection
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -22,7 +22,7 @@ from ipc_twisted.config import LOOPBACK, ExecutionIPCConfig
 from ipc_twisted.core.connection import Callbacks, Connection, Policy
 from ipc_twisted.core.handshake import NONCE_BYTES, ClientHandshake, Endpoint, ServerHandshake
 from ipc_twisted.core.key_schedule import Prk
-from ipc_twisted.core.outbox import Delivery
+from ipc_twisted.core.outbox import Delivery, Outbox
 from ipc_twisted.core.replay import MemoryReplayGuard, ReplayGuard
 from ipc_twisted.core.verifier import Rejection
 from ipc_twisted.errors import Category, ConfigError, HandshakeError
@@ -35,7 +35,7 @@ INSTANCE_BYTES = 8
 _log = Logger(namespace="ipc_twisted")
 
 
-class _SharedFactory(Factory[SecureIPCProtocol]):
+class SharedFactory(Factory[SecureIPCProtocol]):
     """What both sides have.
 
     :param clock: the reactor: time for deadlines.
@@ -47,47 +47,55 @@ class _SharedFactory(Factory[SecureIPCProtocol]):
     :ivar pending: the server's strangers: those that have not proved themselves.
     :ivar transports: all whose transport is not gone, strangers and those that are ending too.
     :ivar accepted: envelopes handed over.
+    :ivar handlers: those of them whose handlers have not ended, also of connections that have.
+    :ivar bytes_received: in total; ``bytes_sent`` likewise.
+    :ivar sent: what became of our messages: how many were ``accepted``, and how many ended in each other category.
     :ivar counters: how often each category occurred, by where: ``("rejected", category)``, ``("ended", category)`` …
     """
 
     noisy = False
     protocol = SecureIPCProtocol
+    kept_outboxes: tuple[Outbox, ...] = ()
+    """Those that outlive a connection."""
 
     def __init__(
         self,
         clock: IReactorTime,
         config: ExecutionIPCConfig,
-        keyring: Keyring,
         handler: Handler,
         *,
         wall: Callable[[], float] = time.time,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        if not isinstance(config, ExecutionIPCConfig) or not isinstance(keyring, Keyring):
-            raise ConfigError(["config and keyring: must be an ExecutionIPCConfig and a Keyring"])
         self.clock = clock
         self.config = config
-        self.keyring = keyring
         self.handler = handler
         self.wall = wall
         self.random = random
         self.guard = self._new_guard()
-        self.accepted = 0
+        self.accepted = self.handlers = 0
+        self.bytes_received = self.bytes_sent = 0
+        self.sent: Counter[str] = Counter()
         self.counters: Counter[tuple[str, str]] = Counter()
         self.connections: set[SecureIPCProtocol] = set()
         self.transports: set[SecureIPCProtocol] = set()
         self.pending: dict[SecureIPCProtocol, None] = {}  # oldest first
         self._limit = LogLimit(clock)
-        self._policy = Policy(frozenset(config.allowed_kinds), config.wire_limits, config.limits.send_buffer_bytes)
+        self._policy = Policy(frozenset(config.allowed_kinds), config.wire_limits)
+        self._handlers_ended: list[Deferred[None]] = []
 
     def buildProtocol(self, addr: IAddress | None) -> SecureIPCProtocol | None:
         protocol = SecureIPCProtocol(self)
         protocol.factory = self
         return protocol
 
-    def make_connection(self, transport: TCPConnection, callbacks: Callbacks) -> Connection:
+    def make_connection(self, protocol: SecureIPCProtocol, callbacks: Callbacks) -> Connection:
         """The core's part of a new connection; each side has its own."""
         raise NotImplementedError
+
+    def make_outbox(self, peer: str) -> Outbox:
+        """For the messages to one peer."""
+        return Outbox(self.config.limits.send_buffer_bytes, self.sent, partial(self.delivery_unclaimed, peer))
 
     def now(self) -> int:
         """Wall-clock time, whole unix seconds.
@@ -153,7 +161,7 @@ class _SharedFactory(Factory[SecureIPCProtocol]):
             trace_id=rejection.trace_id,
         )
 
-    def delivery_unclaimed(self, protocol: SecureIPCProtocol, delivery: Delivery) -> None:
+    def delivery_unclaimed(self, peer: str, delivery: Delivery) -> None:
         """Nobody awaits it: count it and say so."""
         error = delivery.exception()
         if error is not None:
@@ -161,7 +169,7 @@ class _SharedFactory(Factory[SecureIPCProtocol]):
             self._warn(
                 error.category,
                 "a message to {peer} was not accepted: {category} kind={kind!r} trace_id={trace_id!r}",
-                peer=protocol.peer_address,
+                peer=peer,
                 kind=delivery.kind,
                 trace_id=delivery.trace_id,
             )
@@ -174,6 +182,22 @@ class _SharedFactory(Factory[SecureIPCProtocol]):
             more = f" (and {left_out} more like it, left out)" if left_out else ""
             _log.failure("a handler failed: trace_id={trace_id!r}" + more, failure, trace_id=trace_id)
 
+    def handler_ended(self) -> None:
+        """Tell who waits for all of them."""
+        self.handlers -= 1
+        if not self.handlers:
+            waiting, self._handlers_ended = self._handlers_ended, []
+            for deferred in waiting:
+                deferred.callback(None)
+
+    def when_handlers_end(self) -> Deferred[None]:
+        """Wait until no handler runs, of whichever connection."""
+        if not self.handlers:
+            return succeed(None)
+        waiting: Deferred[None] = Deferred()
+        self._handlers_ended.append(waiting)
+        return waiting
+
     def _warn(self, category: Category, message: str, **fields: object) -> None:
         """A line that a peer can cause: bounded per message and category."""
         left_out = self._limit.admit(f"{message} {category}")
@@ -184,15 +208,29 @@ class _SharedFactory(Factory[SecureIPCProtocol]):
         _log.warn(message, category=str(category), left_out=left_out, **fields)
 
 
-class SecureIPCFactory(_SharedFactory):
+class SecureIPCFactory(SharedFactory):
     """The server's side: admits connections, bounded before and after they have proved themselves."""
 
-    @cached_property
-    def _prks(self) -> dict[bytes, Prk]:
-        return self.keyring.by_id(self.config.service)
+    def __init__(
+        self, clock: IReactorTime, config: ExecutionIPCConfig, keyring: Keyring, handler: Handler, **more: Any
+    ) -> None:
+        if not isinstance(config, ExecutionIPCConfig) or not isinstance(keyring, Keyring):
+            raise ConfigError(["config and keyring: must be an ExecutionIPCConfig and a Keyring"])
+        super().__init__(clock, config, handler, **more)
+        self._prks: dict[bytes, Prk] = keyring.by_id(config.service)
 
-    def make_connection(self, transport: TCPConnection, callbacks: Callbacks) -> Connection:
-        host, peer = transport.getHost(), transport.getPeer()
+    def use_keyring(self, keyring: Keyring) -> None:
+        """Accept these keys from now on, and no others: connections under a key that is not among them are ended
+        with ``key_unknown``, and handshakes under one will fail."""
+        kept = keyring.by_id(self.config.service)
+        self._prks.clear()  # the one that pending handshakes look into, too
+        self._prks.update(kept)
+        for protocol in list(self.connections):
+            if protocol.key_id not in kept:
+                protocol.end(Category.KEY_UNKNOWN)
+
+    def make_connection(self, protocol: SecureIPCProtocol, callbacks: Callbacks) -> Connection:
+        host, peer = protocol.transport.getHost(), protocol.transport.getPeer()
         handshake = ServerHandshake(
             self._prks,
             self.config.service,
@@ -201,7 +239,7 @@ class SecureIPCFactory(_SharedFactory):
             Endpoint(host.host, host.port, peer.host, peer.port),
             self.random(NONCE_BYTES),
         )
-        return Connection(handshake, self._policy, self.guard, callbacks)
+        return Connection(handshake, self._policy, self.guard, callbacks, self.make_outbox(protocol.peer_address))
 
     def connection_made(self, protocol: SecureIPCProtocol) -> None:
         """A newcomer waits with the other strangers; when there are too many, the one that waited longest goes."""
@@ -223,43 +261,37 @@ class SecureIPCFactory(_SharedFactory):
         super().connection_ending(protocol)
 
 
-class SecureIPCClientFactory(_SharedFactory):
-    """The dialling side.
+class SecureIPCClientFactory(SharedFactory):
+    """The dialling side; :meth:`aim` it before each connection."""
 
-    :param port: the server's, that is dialled.
-    :param hint: what is known of the server, for the errors: a sentence or nothing.
-    """
+    def __init__(self, clock: IReactorTime, config: ExecutionIPCConfig, handler: Handler, **more: Any) -> None:
+        super().__init__(clock, config, handler, **more)
+        self._port = 0
+        self._hint = ""
+        self._service = config.service
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        config: ExecutionIPCConfig,
-        keyring: Keyring,
-        handler: Handler,
-        *,
-        port: int,
-        hint: str = "",
-        **more: Any,
-    ) -> None:
-        super().__init__(clock, config, keyring, handler, **more)
-        self._port = port
-        self._hint = hint
+    def aim(self, port: int, keyring: Keyring, service: str, hint: str = "") -> None:
+        """Say whom the next connection is dialled to.
 
-    def make_connection(self, transport: TCPConnection, callbacks: Callbacks) -> Connection:
-        own = transport.getHost()
+        :param hint: what is known of the server, for the errors: a sentence or nothing.
+        """
+        self._port, self._keyring, self._service, self._hint = port, keyring, service, hint
+
+    def make_connection(self, protocol: SecureIPCProtocol, callbacks: Callbacks) -> Connection:
+        own = protocol.transport.getHost()
         handshake = ClientHandshake(
-            self.keyring.current,
-            self.config.service,
+            self._keyring.current,
+            self._service,
             self._policy.limits,
             Endpoint(LOOPBACK, self._port, own.host, own.port),  # what was dialled, not what the socket says
             self.random(NONCE_BYTES),
         )
-        return Connection(handshake, self._policy, self.guard, callbacks)
+        return Connection(handshake, self._policy, self.guard, callbacks, self.make_outbox(protocol.peer_address))
 
     def handshake_error(self, category: Category) -> HandshakeError:
         """What it can be, as far as a side that gets no answer can tell."""
-        key_id = self.keyring.current.key_id(self.config.service).hex()
-        ours = f"ours is key id {key_id} for service {self.config.service!r}"
+        key_id = self._keyring.current.key_id(self._service).hex()
+        ours = f"ours is key id {key_id} for service {self._service!r}"
         candidates = {
             Category.HANDSHAKE_REFUSED: f"the server ended the handshake without an answer. It can be: another key, or "
             f"another service name ({ours}); another protocol version; too many pending connections; or no ipc_twisted "

@@ -53,6 +53,23 @@ class Keyring:
         """
         return cls(_parse(_read_private(path), path))
 
+    @classmethod
+    def from_descriptor(cls, descriptor: int) -> Keyring:
+        """Read what a key file would hold from an inherited descriptor, such as a pipe, up to its end, and close it.
+
+        Nothing is checked of where it comes from: whoever started this process handed it over.
+
+        :raises KeyFileError: ``key_invalid``.
+        """
+        name = f"file descriptor {descriptor}"
+        try:
+            with os.fdopen(descriptor, "rb") as file:
+                content = file.read(MAX_KEY_FILE_BYTES + 1)
+        except (OSError, ValueError) as problem:
+            why = problem.strerror if isinstance(problem, OSError) else "it cannot be one"
+            raise KeyFileError(Category.KEY_INVALID, f"cannot read {name}: {why}") from None
+        return cls(_parse(content, name))
+
     @property
     def current(self) -> Prk:
         """The key that this side's own connections are made with."""

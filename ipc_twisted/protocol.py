@@ -8,7 +8,6 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable, Coroutine
 from inspect import iscoroutine
-from threading import get_ident
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -24,15 +23,16 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ipc_twisted.config import ExecutionIPCConfig
-from ipc_twisted.core import outbox
 from ipc_twisted.core.connection import Callbacks, Connection, State
 from ipc_twisted.core.envelope import SecureEnvelope
 from ipc_twisted.core.handshake import Limits
+from ipc_twisted.core.outbox import Outbox
 from ipc_twisted.core.verifier import Rejection
 from ipc_twisted.deadline import Deadline
 from ipc_twisted.delivery import Delivery
-from ipc_twisted.errors import Category, HandshakeError, NotConnected
-from ipc_twisted.nonces import process_nonces
+from ipc_twisted.errors import Category, HandshakeError
+from ipc_twisted.origin import Origin
+from ipc_twisted.peer_watch import PeerWatch
 
 WRITE_BYTES = 256 * 1024
 """What is handed to the transport at a time; a record may exceed it."""
@@ -57,11 +57,14 @@ class Siblings(typing.Protocol):
     handler: Handler
     wall: Callable[[], float]
     accepted: int  # envelopes handed over
+    handlers: int  # of them, those whose handlers have not ended
+    bytes_received: int
+    bytes_sent: int
 
     def now(self) -> int:
         """Wall-clock time, whole unix seconds."""
 
-    def make_connection(self, transport: TCPConnection, callbacks: Callbacks) -> Connection:
+    def make_connection(self, protocol: SecureIPCProtocol, callbacks: Callbacks) -> Connection:
         """The core's part of a new connection."""
 
     def connection_made(self, protocol: SecureIPCProtocol) -> None:
@@ -82,11 +85,11 @@ class Siblings(typing.Protocol):
     def envelope_rejected(self, protocol: SecureIPCProtocol, rejection: Rejection) -> None:
         """An envelope of the peer's was rejected."""
 
-    def delivery_unclaimed(self, protocol: SecureIPCProtocol, delivery: outbox.Delivery) -> None:
-        """A message of ours was not accepted, and nobody awaits its outcome."""
-
     def handler_failed(self, failure: Failure, trace_id: str | None) -> None:
         """The application's handler raised."""
+
+    def handler_ended(self) -> None:
+        """One of :attr:`handlers` has, in whichever way."""
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -102,8 +105,7 @@ class SecureIPCProtocol(Protocol):
     def __init__(self, shared: Siblings) -> None:
         self._shared = shared
         self._clock = shared.clock
-        self._process = process_nonces.prefix
-        self._thread = get_ident()
+        self._origin = Origin(shared.wall)
         self._paused = False
         self._flush_call: IDelayedCall | None = None
         self._expiry_call: IDelayedCall | None = None
@@ -116,6 +118,7 @@ class SecureIPCProtocol(Protocol):
         self._authenticated: list[Deferred[SecureIPCProtocol]] = []
         self._closed: list[Deferred[Category]] = []
         self._lost = False
+        self._watch: PeerWatch | None = None
 
     # What applications use
 
@@ -143,19 +146,7 @@ class SecureIPCProtocol(Protocol):
         :raises SendBufferFull: ``send_buffer_full``; await :meth:`drained` and send again.
         :raises NotConnected: ``not_connected``; the connection has ended or is ending.
         """
-        if self._thread != get_ident():
-            raise RuntimeError("send() in another thread than the reactor's; use reactor.callFromThread")
-        if self._process is not process_nonces.prefix:
-            raise NotConnected(Category.NOT_CONNECTED, "this connection belongs to the process that was forked")
-        fields = (
-            int(self._shared.wall()),
-            process_nonces.next(),
-            kind,
-            trace_id,
-            reply_to,
-            target,
-            {} if headers is None else headers,
-        )
+        fields = self._origin.fields(kind, trace_id, reply_to, target, headers)
         delivery = self._connection.send(Delivery, payload_bytes, fields)
         self._flush_soon()
         return delivery
@@ -204,6 +195,11 @@ class SecureIPCProtocol(Protocol):
         return None if self._connection.peer is None else self._connection.peer.limits
 
     @property
+    def outbox(self) -> Outbox:
+        """Messages without an outcome."""
+        return self._connection.outbox
+
+    @property
     def buffered(self) -> int:
         """Bytes of messages without an outcome, out of ``limits.send_buffer_bytes``."""
         return self._connection.outbox.buffered
@@ -214,8 +210,7 @@ class SecureIPCProtocol(Protocol):
         self.transport.setTcpNoDelay(True)  # we gather what belongs together ourselves
         self.transport.registerProducer(self, True)
         self._connection = self._shared.make_connection(
-            self.transport,
-            Callbacks(self._is_authenticated, self._hand_over, self._rejected, self._unclaimed),
+            self, Callbacks(self._is_authenticated, self._hand_over, self._rejected)
         )
         self._handshake.start()
         self._shared.connection_made(self)
@@ -224,6 +219,7 @@ class SecureIPCProtocol(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Run the chain over a segment. The clock is read once."""
+        self._shared.bytes_received += len(data)
         self._connection.receive_data(data, self._shared.now())
         self._after()
 
@@ -286,13 +282,34 @@ class SecureIPCProtocol(Protocol):
         self._after()
 
     def end(self, category: Category) -> None:
-        """End in an orderly way."""
+        """End in an orderly way, now."""
         self._close(category)
+
+    def drain(self, category: Category) -> None:
+        """End in an orderly way once nothing is under way; new envelopes of the peer's are rejected until then."""
+        self._connection.drain(category)
+        self._after()
+        self.flush()
+
+    def flush(self) -> None:
+        """There may be something to write: messages that were queued elsewhere, or an end that is due."""
+        if self.is_open:
+            self._flush_soon()
 
     @property
     def authenticated(self) -> bool:
         """The handshake is done, whatever came after."""
         return self._connection.peer is not None
+
+    @property
+    def key_id(self) -> bytes | None:
+        """Of the key of this connection, 8 bytes; None before the handshake is done."""
+        return None if self._connection.peer is None else self._connection.peer.key_id
+
+    @property
+    def send_credit(self) -> tuple[int, int]:
+        """Messages, and bytes of their frames, that the other side lets us write now."""
+        return self._connection.send_credit
 
     @property
     def peer_address(self) -> str:
@@ -304,6 +321,13 @@ class SecureIPCProtocol(Protocol):
 
     def _is_authenticated(self) -> None:
         self._handshake.stop()
+        self._watch = PeerWatch(
+            self._clock,
+            self._shared.config.limits,
+            self.transport,
+            self._connection.outbox.in_flight,
+            self.abandon,
+        )
         self._shared.connection_authenticated(self)
         waiting, self._authenticated = self._authenticated, []
         for deferred in waiting:
@@ -323,20 +347,18 @@ class SecureIPCProtocol(Protocol):
             wrong = TypeError(f"a handler must return None, a Deferred or a coroutine, not {type(result).__name__}")
             self._shared.handler_failed(Failure(wrong), envelope.trace_id)
             return True
+        self._shared.handlers += 1
         deferred.addErrback(self._shared.handler_failed, envelope.trace_id)
         deferred.addBoth(self._handler_done, size)
         return False
 
     def _handler_done(self, _: object, size: int) -> None:
         self._connection.finish(size)
-        if self.is_open:
-            self._flush_soon()
+        self._shared.handler_ended()
+        self.flush()
 
     def _rejected(self, rejection: Rejection) -> None:
         self._shared.envelope_rejected(self, rejection)
-
-    def _unclaimed(self, delivery: outbox.Delivery) -> None:
-        self._shared.delivery_unclaimed(self, delivery)
 
     # Time and transport
 
@@ -370,22 +392,29 @@ class SecureIPCProtocol(Protocol):
         self._flush_call = None
         connection = self._connection
         if not self._paused:
-            written = connection.data_to_send(WRITE_BYTES, self._shared.now())
+            written = connection.data_to_send(WRITE_BYTES, self._shared.now(), self._clock.seconds())
             self._write(written)
-            if written and connection.wants_to_write:
+            if connection.state is not State.OPEN:  # drained, or ended by who was told of an outcome
+                self._after()
+            elif written and connection.wants_to_write:
                 self._flush_soon()
-        if self._expiry_call is None and (expires_at := connection.expires_at) is not None:
+        if self._expiry_call is None and self.is_open and (expires_at := connection.expires_at) is not None:
             seconds = max(0.0, expires_at - self._shared.wall())
             self._expiry_call = self._clock.callLater(seconds, self._expire)
 
     def _expire(self) -> None:
         self._expiry_call = None
         self._connection.expire(self._shared.now())
-        self._flush_soon()
+        self.flush()
 
     def _write(self, data: list[bytes]) -> None:
-        if data and self._process is process_nonces.prefix:  # a fork must not say anything under its parent's keys
-            self.transport.writeSequence(data if len(data) < _MANY_BUFFERS else [b"".join(data)])
+        if data and self._origin.is_here:
+            data = data if len(data) < _MANY_BUFFERS else [b"".join(data)]
+            size = sum(map(len, data))
+            self.transport.writeSequence(data)
+            self._shared.bytes_sent += size
+            if self._watch is not None:
+                self._watch.wrote(size)
 
     def _close(self, category: Category) -> None:
         self._connection.close(category)
@@ -429,6 +458,9 @@ class SecureIPCProtocol(Protocol):
     def _stop_clocks(self, *, but_linger: bool = False) -> None:
         self._handshake.cancel()
         self._frame.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         calls = [self._flush_call, self._expiry_call]
         self._flush_call = self._expiry_call = None
         if not but_linger:

@@ -10,18 +10,20 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ipc_twisted import connection_file as connection_file_module
 from ipc_twisted.config import LOOPBACK, SECTION, ExecutionIPCConfig
+from ipc_twisted.draining import end_in_order
 from ipc_twisted.endpoints import listen
-from ipc_twisted.errors import Category, ConfigError, ConnectionFileError
+from ipc_twisted.errors import Category, ConfigError, ConnectionFileError, KeyFileError, NotConnected
 from ipc_twisted.factory import SecureIPCFactory
 from ipc_twisted.keys import Keyring, write_new_key_file
 from ipc_twisted.protocol import Handler
+from ipc_twisted.statistics import Statistics, statistics
 
 _log = Logger(namespace="ipc_twisted")
 
@@ -37,6 +39,7 @@ class ExecutionIPCService(Service):
         is made at start, beside the connection file, and gone at stop.
     :param handler: ``handler(envelope, connection)`` returning None, a Deferred or a coroutine.
     :param connection_file: where to say where it listens; None: :func:`default_connection_file`.
+    :param key_file: the file that ``keyring`` was read from, for :meth:`reload_keys`; None: ``auth.key_file``.
     :ivar factory: the protocol factory, once started.
     """
 
@@ -50,6 +53,7 @@ class ExecutionIPCService(Service):
         handler: Handler,
         *,
         connection_file: str | os.PathLike[str] | None = None,
+        key_file: str | os.PathLike[str] | None = None,
     ) -> None:
         if not isinstance(config, ExecutionIPCConfig):
             raise ConfigError(["config: must be an ExecutionIPCConfig, such as ExecutionIPCConfig.from_mapping({...})"])
@@ -60,9 +64,11 @@ class ExecutionIPCService(Service):
             raise ConfigError([f"connection_file: must name a file, not {os.fspath(self.connection_file)!r}"])
         self._reactor = reactor
         self._keyring = keyring
+        self.key_file = key_file if key_file is not None else config.auth.key_file if keyring is None else None
         self._handler = handler
         self._port: IListeningPort | None = None
         self._generated: Path | None = None
+        self._started_at = 0
         self._info: connection_file_module.ConnectionInfo | None = None
 
     def startService(self) -> None:
@@ -83,6 +89,7 @@ class ExecutionIPCService(Service):
                 keyring = self._open_keyring(stale)
                 self.factory = SecureIPCFactory(self._reactor, self.config, keyring, self._handler)
                 self._port = _now(listen(self._reactor, self.factory, self.config.endpoint))
+                self._started_at = int(time.time())
                 self._announce(keyring)
             except BaseException:
                 self._clean_up()
@@ -95,15 +102,53 @@ class ExecutionIPCService(Service):
             port, self._port = self._port, None
             await maybeDeferred(port.stopListening)
         if self.factory is not None:
-            connections = list(self.factory.transports)  # also those that are ending already
-            for connection in connections:
-                connection.end(Category.SHUTTING_DOWN)
-            await DeferredList([connection.wait_closed() for connection in connections])
+            factory = self.factory
+            seconds = self.config.limits.drain_seconds
+            if not await end_in_order(factory.transports, factory.when_handlers_end(), self._reactor, seconds):
+                _log.warn(
+                    "stopped after limits.drain_seconds ({seconds} s) with {handlers} handlers that have not ended",
+                    seconds=seconds,
+                    handlers=factory.handlers,
+                )
 
     def stopService(self) -> Deferred[None]:
-        """Stop listening, say CLOSE ``shutting_down`` on every connection, and wait at most a second for their ends."""
+        """Stop listening, reject new envelopes (``shutting_down``), let handlers end and still send, wait for the
+        outcomes of what was sent, and say CLOSE: all within ``limits.drain_seconds``, then cut off who is left."""
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
+
+    def statistics(self) -> Statistics:
+        """What was counted since the service was started.
+
+        :raises NotConnected: it was not started.
+        """
+        if self.factory is None:
+            raise NotConnected(Category.NOT_CONNECTED, "the service was not started: there is nothing to count")
+        return statistics(self.factory)
+
+    def use_keyring(self, keyring: Keyring) -> None:
+        """Accept these keys from now on, and no others; connections under a dropped key end with ``key_unknown``.
+
+        :raises ConnectionFileError: the connection file, which names the current key, cannot be written anew.
+        """
+        self._keyring = keyring
+        if self.factory is not None and self._info is not None:
+            self.factory.use_keyring(keyring)
+            if connection_file_module.is_ours(self.connection_file, self._info):
+                self._remove_generated()
+                self._write_info(keyring)
+            _log.info("the keys were changed: current key id {key_id}", key_id=self._info.key_id)
+
+    def reload_keys(self) -> None:
+        """Read the key file again, as ``twistd ipc`` does on SIGHUP.
+
+        :raises KeyFileError: it cannot be used, or the keys did not come from a file; the keys there are stay.
+        """
+        if self.key_file is None:
+            raise KeyFileError(
+                Category.KEY_INVALID, "the keys did not come from a key file, so there is none to reload"
+            )
+        self.use_keyring(Keyring.from_file(self.key_file))
 
     @property
     def port(self) -> int:
@@ -137,6 +182,15 @@ class ExecutionIPCService(Service):
         return Keyring.from_file(path)
 
     def _announce(self, keyring: Keyring) -> None:
+        self._write_info(keyring)
+        _log.info(  # last: who waits for this line finds the file
+            "listening on {host}:{port}, connection file {file}",
+            host=LOOPBACK,
+            port=self.port,
+            file=os.fspath(self.connection_file),
+        )
+
+    def _write_info(self, keyring: Keyring) -> None:
         self._info = connection_file_module.ConnectionInfo(
             protocol=1,
             transport="tcp_local",
@@ -145,21 +199,18 @@ class ExecutionIPCService(Service):
             service=self.config.service,
             key_id=keyring.current.key_id(self.config.service).hex(),
             pid=os.getpid(),
-            started_at=int(time.time()),
+            started_at=self._started_at,
             key_file=None if self._generated is None else os.fspath(self._generated.absolute()),
         )
         connection_file_module.write(self.connection_file, self._info)
-        _log.info(  # last: who waits for this line finds the file
-            "listening on {host}:{port}, connection file {file}",
-            host=LOOPBACK,
-            port=self.port,
-            file=os.fspath(self.connection_file),
-        )
 
     def _remove_files(self) -> None:
         if self._info is not None:
             connection_file_module.remove_if_ours(self.connection_file, self._info)
             self._info = None
+        self._remove_generated()
+
+    def _remove_generated(self) -> None:
         if self._generated is not None:
             self._generated.unlink(missing_ok=True)
             self._generated = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import msgspec
 from twisted.application.service import IService
+from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 from twisted.python import usage
@@ -25,6 +27,7 @@ from ipc_twisted.service import ExecutionIPCService
 _log = Logger(namespace="ipc_twisted")
 
 DEFAULT_KIND = "job.run"
+MAX_STANDARD_DESCRIPTOR = 2
 DEFAULT_HANDLER = "ipc_twisted.handlers:echo"
 
 
@@ -40,6 +43,7 @@ class Options(usage.Options):
     optParameters = [  # noqa: RUF012  # Twisted's interface
         ["config", None, None, "TOML or JSON file with runtime.platform.execution_ipc."],
         ["key-file", None, None, "Key file (64 hex digits a line, only yours: chmod 600); default: a generated key."],
+        ["key-fd", None, None, "Inherited file descriptor to read the key from, once, instead of --key-file."],
         ["connection-file", None, None, "Where to write on which port it listens."],
         [
             "listen",
@@ -52,6 +56,7 @@ class Options(usage.Options):
 
     config: ExecutionIPCConfig
     keyring: Keyring | None
+    key_file: str | None = None
     handler: Handler
 
     def postOptions(self) -> None:
@@ -86,6 +91,8 @@ class Options(usage.Options):
 
     def _keyring(self, config: ExecutionIPCConfig | None) -> Keyring | None:
         path = self["key-file"]
+        if self["key-fd"] is not None:
+            return self._keyring_from_descriptor()
         if path is None and config is not None and config.auth.secret_mode == "static":  # noqa: S105  # a mode's name
             path = config.auth.key_file
             if path is None:
@@ -95,10 +102,22 @@ class Options(usage.Options):
                         "(or --key-file); make one with: ipc-twisted keygen FILE"
                     ]
                 )
+        self.key_file = path
         try:
             return None if path is None else Keyring.from_file(path)
         except KeyFileError as problem:
             raise usage.UsageError(f"key file: {problem}") from None
+
+    def _keyring_from_descriptor(self) -> Keyring:
+        number = self["key-fd"]
+        if self["key-file"] is not None:
+            raise usage.UsageError("--key-fd and --key-file: only one of them can be the key")
+        if not (number.isascii() and number.isdigit() and int(number) > MAX_STANDARD_DESCRIPTOR):
+            raise usage.UsageError(f"--key-fd: must be a descriptor above {MAX_STANDARD_DESCRIPTOR}, not {number!r}")
+        try:
+            return Keyring.from_descriptor(int(number))
+        except KeyFileError as problem:
+            raise usage.UsageError(f"--key-fd: {problem}") from None
 
     def _handler(self) -> Handler:
         module_name, colon, name = self["handler"].partition(":")
@@ -122,10 +141,13 @@ class _TwistdService(ExecutionIPCService):
     """
 
     twistd: Mapping[str, Any] = MappingProxyType({})
+    _previous: Any = None  # handler of SIGHUP, while ours stands in its place
 
     def startService(self) -> None:
         try:
             super().startService()
+            if self.key_file is not None:  # else SIGHUP keeps its meaning: the terminal is gone
+                self._previous = signal.signal(signal.SIGHUP, self._hung_up)
         except (IPCError, CannotListenError) as problem:
             if not self.twistd.get("nodaemon", True):
                 _log.critical("twistd ipc: {problem}", problem=problem)
@@ -133,6 +155,21 @@ class _TwistdService(ExecutionIPCService):
             if pidfile := self.twistd.get("pidfile"):
                 Path(pidfile).unlink(missing_ok=True)  # likewise
             sys.exit(f"twistd ipc: {problem}")
+
+    def stopService(self) -> Deferred[None]:
+        if self._previous is not None:
+            signal.signal(signal.SIGHUP, self._previous)
+            self._previous = None
+        return super().stopService()
+
+    def _hung_up(self, _number: int, _frame: object) -> None:
+        self._reactor.callFromThread(self._reload)
+
+    def _reload(self) -> None:
+        try:
+            self.reload_keys()
+        except IPCError as problem:
+            _log.error("the keys were not changed, those there are stay: {problem}", problem=problem)
 
 
 def makeService(options: Options) -> IService:
@@ -145,6 +182,7 @@ def makeService(options: Options) -> IService:
         options.keyring,
         options.handler,
         connection_file=options["connection-file"],
+        key_file=options.key_file,
     )
     service.twistd = options.parent or {}
     return service

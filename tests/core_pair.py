@@ -6,6 +6,7 @@ There is no clock: every step is handed its second, ``NOW`` unless told. The for
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from ipc_twisted.core.connection import Callbacks, Connection, Policy, State
 from ipc_twisted.core.envelope import SecureEnvelope
 from ipc_twisted.core.handshake import ClientHandshake, Endpoint, Limits, ServerHandshake
 from ipc_twisted.core.key_schedule import Prk
-from ipc_twisted.core.outbox import Delivery
+from ipc_twisted.core.outbox import Delivery, Outbox
 from ipc_twisted.core.replay import MemoryReplayGuard
 from ipc_twisted.core.verifier import Rejection
 from tests import wire_peer as wire
@@ -48,19 +49,22 @@ class Side:
         capacity: int = 10_000,
         send_buffer: int = 64 * MIB,
         guard: MemoryReplayGuard | None = None,
+        outbox: Outbox | None = None,
     ) -> None:
         self.handed: list[SecureEnvelope] = []
         self.rejected: list[Rejection] = []
         self.unclaimed: list[Delivery] = []
+        self.sent: Counter[str] = Counter()
         self.authenticated = 0
         self.on_authenticated: Callable[[], None] = lambda: None
         self.handler: Callable[[SecureEnvelope, int], bool] = lambda _envelope, _size: True
         self.guard = MemoryReplayGuard(capacity, limits.ttl_seconds, INSTANCE) if guard is None else guard
         self.connection = Connection(
             handshake,
-            Policy(KINDS, limits, send_buffer),
+            Policy(KINDS, limits),
             self.guard,
-            Callbacks(self._authenticated, self._hand_over, self.rejected.append, self.unclaimed.append),
+            Callbacks(self._authenticated, self._hand_over, self.rejected.append),
+            Outbox(send_buffer, self.sent, self.unclaimed.append) if outbox is None else outbox,
         )
         self.connection.start()
 

@@ -39,8 +39,13 @@ class MemoryTransport(StringTransport):
     """What a TCP transport does for our protocol, without a socket.
 
     :ivar writes: what was written, call by call.
+    :ivar dataBuffer: and ``offset``, ``_tempDataLen``: what Twisted's holds; nothing, unless a test says so.
     :ivar aborted: and ``closing``, ``half_closed``: what the protocol asked for.
     """
+
+    dataBuffer = b""  # noqa: N815  # Twisted's name
+    offset = 0
+    _tempDataLen = 0  # noqa: N815  # Twisted's name
 
     def __init__(self, clock: Clock, host: tuple[str, int], peer: tuple[str, int]) -> None:
         super().__init__(IPv4Address("TCP", *host), IPv4Address("TCP", *peer))
@@ -221,11 +226,10 @@ class MemoryClient:
         self.factory = SecureIPCClientFactory(
             self.clock,
             config(limits),
-            Keyring([SECRET]),
             handler or (lambda envelope, _connection: self.received.append(envelope)),
-            port=SERVER[1],
             wall=lambda: NOW + self.clock.seconds(),
         )
+        self.factory.aim(SERVER[1], Keyring([SECRET]), "execution_ipc")
         self.protocol = protocol = cast(SecureIPCProtocol, self.factory.buildProtocol(None))
         self.transport = MemoryTransport(self.clock, CLIENT, SERVER)
         self.transport.protocol = protocol

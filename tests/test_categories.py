@@ -254,7 +254,8 @@ async def test_self_connect() -> None:
 
     with socket.create_server((HOST, 0)) as free:
         port = free.getsockname()[1]
-    factory = SecureIPCClientFactory(reactor, config(), Keyring([SECRET]), lambda *_: None, port=port)
+    factory = SecureIPCClientFactory(reactor, config(), lambda *_: None)
+    factory.aim(port, Keyring([SECRET]), "execution_ipc")
     endpoint = TCP4ClientEndpoint(reactor, HOST, port, bindAddress=(HOST, port))
     protocol = cast(SecureIPCProtocol, await within(endpoint.connect(factory)))
     with pytest.raises(HandshakeError) as raised:

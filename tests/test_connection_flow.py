@@ -210,7 +210,7 @@ def test_a_message_waits_for_credit_and_expires_when_none_comes() -> None:
     assert forger.hear(NOW + 10) == []
     assert not sent.done()
     side.connection.expire(NOW + 11)
-    assert str(sent.exception()) == "expired: unsent: no credit came within its time to live"
+    assert str(sent.exception()) == "expired: unsent: no connection or no credit came within its time to live"
     assert side.connection.expires_at == NOW + 16
     assert forger.hear(NOW + 16) == []
     assert later.done()

@@ -101,7 +101,7 @@ CONFIG = ExecutionIPCConfig.from_mapping({"allowed_kinds": ["job.run"]})
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"where": 1, "keyring": "execution.key"}, "keyring: must be a Keyring, such as Keyring.from_file"),
+        ({"where": 1, "keyring": 5}, "keyring: must be a Keyring, such as Keyring.from_file"),
         ({"where": 1, "keyring": SECRET}, "keyring: must be a Keyring"),
         ({"where": None}, "where: must be a connection file or a port"),
     ],

@@ -5,6 +5,7 @@ How they end and what they may take up is in ``test_outbox_ends.py``.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +37,8 @@ class Box:
 
     def __init__(self, limit: int = 10**9) -> None:
         self.unclaimed: list[Delivery] = []
-        self.outbox = Outbox(limit, self._unclaimed)
+        self.tally: Counter[str] = Counter()
+        self.outbox = Outbox(limit, self.tally, self._unclaimed)
         self.ends: list[tuple[int, str]] = []
         self.added: list[Delivery] = []
 
@@ -55,7 +57,7 @@ class Box:
     def write(
         self, messages: int = 10**6, octets: int = 10**12, room: int = 10**9, *, seq: int = 0, oldest: int = 0
     ) -> tuple[list[bytes], int]:
-        return self.outbox.write(MAC_KEY, seq, SendCredit(messages, octets), room, oldest)
+        return self.outbox.write(MAC_KEY, seq, SendCredit(messages, octets), room, oldest, 0.0)
 
 
 def outcome(done: Delivery) -> str:
@@ -116,8 +118,8 @@ def test_no_more_is_written_than_credit_and_room_allow(messages: int, octets: in
 def test_credit_is_used_up_across_writes() -> None:
     box, credit = Box(), SendCredit(3, 10**6)
     box.add(5)
-    first, seq = box.outbox.write(MAC_KEY, 0, credit, SIZE, 0)
-    second, seq = box.outbox.write(MAC_KEY, seq, credit, 10**6, 0)
+    first, seq = box.outbox.write(MAC_KEY, 0, credit, SIZE, 0, 0.0)
+    second, seq = box.outbox.write(MAC_KEY, seq, credit, 10**6, 0, 0.0)
     assert (len(first), len(second), seq) == (1, 2, 3)
     assert (credit.used_messages, credit.used_bytes) == (3, 3 * SIZE)
 
@@ -249,11 +251,11 @@ def test_every_delivery_is_settled_exactly_once(count: int, data: st.DataObject)
         through = claimed
     end = data.draw(st.sampled_from(["rejected", "lost", "closed, lost", "expired, lost"]))
     if end == "closed, lost":
-        box.outbox.reject_queued(Category.CLOSED, "why")
+        box.outbox.closed_here(Category.CLOSED)
     if end == "expired, lost":
         box.outbox.expire(NOW + 1)
     if end == "rejected":
-        box.outbox.reject_all(Category.CLOSED, "why")
+        box.outbox.closed_by_peer(Category.CLOSED, None)
     else:
         box.outbox.lose()
     assert sorted(at for at, _ in box.ends) == list(range(count))

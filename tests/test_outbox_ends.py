@@ -14,8 +14,8 @@ from ipc_twisted.errors import Category, DeliveryUnknown, EnvelopeError, Rejecte
 from tests.test_outbox import COST, HEADER, NOW, Box, delivery
 
 ENDS: list[tuple[str, Callable[[Outbox], None], str, str]] = [
-    ("reject_all", lambda box: box.reject_all(Category.SHUTTING_DOWN, "why"), "shutting_down", "shutting_down"),
-    ("reject_queued", lambda box: box.reject_queued(Category.CLOSED, "why"), "pending", "closed"),
+    ("closed_by_peer", lambda box: box.closed_by_peer(Category.SHUTTING_DOWN, None), "shutting_down", "shutting_down"),
+    ("closed_here", lambda box: box.closed_here(Category.CLOSED), "pending", "closed"),
     ("lose", lambda box: box.lose(), "delivery_unknown", "delivery_unknown"),
     ("expire", lambda box: box.expire(NOW + 1), "pending", "expired"),
 ]
@@ -33,7 +33,7 @@ def test_each_end_settles_what_it_knows_of(end: Callable[[Outbox], None], in_fli
 def test_the_exceptions_are_those_of_the_contract() -> None:
     box = Box()
     box.add(2)
-    box.outbox.reject_queued(Category.CLOSED, "unsent")
+    box.outbox.closed_here(Category.CLOSED)
     assert isinstance(box.added[0].exception(), Rejected)
     box.add()
     box.outbox.lose()
@@ -162,7 +162,7 @@ def test_what_was_refused_counts_no_more_once_something_was_queued() -> None:
     with pytest.raises(SendBufferFull):
         box.add(1, bytes(2 * COST))
     box.add()
-    box.outbox.reject_queued(Category.CLOSED, "why")
+    box.outbox.closed_here(Category.CLOSED)
     box.add(2)
     box.outbox.when_drained(lambda: went.append("at once"))
     assert went == ["at once"]

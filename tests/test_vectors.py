@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -155,12 +156,12 @@ class Receiver:
 
 def outbox(sent: str) -> Outbox:
     """What a side has that wrote these records: E is an envelope, anything else is none."""
-    box = Outbox(10**9, lambda _: None)
+    box = Outbox(10**9, Counter(), lambda _: None)
     credit = SendCredit(10**9, 10**12)
     for seq, letter in enumerate(sent):
         if letter == "E":
             box.add(Delivery((NOW, "n", "job.run", None, None, None, {}), b"", b""))
-            box.write(KEYS["k_c2s"], seq, credit, 1, 0)
+            box.write(KEYS["k_c2s"], seq, credit, 1, 0, 0.0)
     return box
 
 

@@ -1,18 +1,10 @@
-r"""One connection without I/O: all of its states, and every transition between them, are in this file.
+"""One connection without I/O: all of its states, and every transition between them, are in this file.
 
-::
-
-                handshake done            close()                 the peer's CLOSE, or its end
-    HANDSHAKE ----------------> OPEN ---------------> CLOSING ------------------------------> DONE
-        |                       | | \                    |                                    ^ ^
-        | any fault             | |  \ a record is       | any fault                          | |
-        v                       | |   \ at fault         v                                    | |
-      DEAD <--------------------+ |    +-----> FAILED  DEAD                                   | |
-            end without CLOSE     |               +---- the peer's end -----------------------+ |
-                                  +-------------------- the peer's CLOSE -----------------------+
+:data:`TRANSITIONS` is the table of them; what is not in it does not happen.
 
 * HANDSHAKE: nothing but the handshake is read or written. A fault is dropped without an answer.
-* OPEN: records both ways.
+* OPEN: records both ways. When drained (:meth:`Connection.drain`), the peer's new envelopes are rejected; once its
+  earlier ones are done with and ours have their outcomes, it closes itself.
 * CLOSING: our orderly CLOSE is out, so is all we shall ever write. RECEIPT and CLOSE are still verified and read, so
   that our own messages learn their outcome; envelopes are dropped: they lie beyond the ``through`` of our CLOSE.
 * FAILED: a record of the peer's was at fault and our CLOSE says so. Whatever still comes is thrown away.
@@ -27,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from ipc_twisted.core.codec import (
@@ -35,7 +28,6 @@ from ipc_twisted.core.codec import (
     Close,
     Malformed,
     Receipt,
-    encode_header,
     serialize_close,
     serialize_receipt,
 )
@@ -43,7 +35,7 @@ from ipc_twisted.core.envelope import HeaderFields, SecureEnvelope
 from ipc_twisted.core.flow import ReceiveCredit, SendCredit
 from ipc_twisted.core.framing import HEAD_BYTES, Framer
 from ipc_twisted.core.handshake import ClientHandshake, Limits, Outcome, ServerHandshake
-from ipc_twisted.core.outbox import Delivery, Outbox
+from ipc_twisted.core.outbox import Delivery, Outbox, prepare
 from ipc_twisted.core.replay import ReplayGuard
 from ipc_twisted.core.verifier import Fault, Rejection, Verifier
 from ipc_twisted.errors import Category, EnvelopeError, NotConnected
@@ -62,12 +54,27 @@ class State(Enum):
     DEAD = "dead"
 
 
+TRANSITIONS: dict[State, dict[State, str]] = {
+    State.HANDSHAKE: {State.OPEN: "both ends have proved themselves", State.DEAD: "a fault, or an end"},
+    State.OPEN: {
+        State.CLOSING: "close(), or drained",
+        State.FAILED: "a record of the peer's is at fault",
+        State.DONE: "the peer's CLOSE, answered by ours",
+        State.DEAD: "an end without CLOSE",
+    },
+    State.CLOSING: {State.DONE: "the peer's CLOSE, or its end", State.DEAD: "a fault"},
+    State.FAILED: {State.DONE: "the peer's end", State.DEAD: "the transport is lost"},
+    State.DONE: {State.DEAD: "the transport is gone"},
+    State.DEAD: {},
+}
+"""From each state to each that may follow it, and upon what."""
+
+
 class Policy(NamedTuple):
     """What one side takes; the same for all of its connections."""
 
     allowed_kinds: frozenset[str]
     limits: Limits
-    send_buffer_bytes: int
 
 
 class Callbacks(NamedTuple):
@@ -77,13 +84,11 @@ class Callbacks(NamedTuple):
     :ivar hand_over: an envelope and its frame's size; True: the handler is done, False: ``finish(size)`` will be
         called.
     :ivar rejected: an envelope of the peer's was rejected.
-    :ivar unclaimed: a message of ours was not accepted and nobody awaits its outcome.
     """
 
     authenticated: Callable[[], None]
     hand_over: Callable[[SecureEnvelope, int], bool]
     rejected: Callable[[Rejection], None]
-    unclaimed: Callable[[Delivery], None]
 
 
 class _Link(NamedTuple):
@@ -100,9 +105,9 @@ class Connection:
     """One connection, either side.
 
     :param guard: the receiver's, shared by its connections.
+    :param outbox: our messages without an outcome; nobody else writes from it while this connection lasts.
     :ivar state: see the module's docstring.
     :ivar category: why it ended, or is ending; None before.
-    :ivar outbox: our messages without an outcome.
     """
 
     def __init__(
@@ -111,10 +116,11 @@ class Connection:
         policy: Policy,
         guard: ReplayGuard,
         callbacks: Callbacks,
+        outbox: Outbox,
     ) -> None:
         self.state = State.HANDSHAKE
         self.category: Category | None = None
-        self.outbox = Outbox(policy.send_buffer_bytes, callbacks.unclaimed)
+        self.outbox = outbox
         self._handshake = handshake
         self._policy = policy
         self._guard = guard
@@ -123,6 +129,8 @@ class Connection:
         self._control: list[bytes] = []  # handshake messages and CLOSE: written whatever the transport holds
         self._seq = 0
         self._told_through = NO_SEQ
+        self._attached = False  # the outbox waits for what becomes of this connection
+        self._draining: Category | None = None
 
     # What the owner may ask
 
@@ -146,7 +154,20 @@ class Connection:
         """The first second in which a message that still waits for credit has expired; None if none waits."""
         if self._link is None or not self.outbox.queue:
             return None
-        return self.outbox.queue[0].fields[0] + self._link.outcome.limits.ttl_seconds + 1
+        return self.outbox.queue[0].ts + self._link.outcome.limits.ttl_seconds + 1
+
+    @property
+    def send_credit(self) -> tuple[int, int]:
+        """Envelopes and bytes of their frames that the peer lets us write now."""
+        if self._link is None:
+            return 0, 0
+        credit = self._link.send_credit
+        return credit.messages - credit.used_messages, credit.bytes - credit.used_bytes
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way: no handler of the peer's envelopes, no message of ours without an outcome."""
+        return self.in_flight == 0 and self.outbox.buffered == 0
 
     # Incoming
 
@@ -173,7 +194,7 @@ class Connection:
             self.abandon(Category.HANDSHAKE_REFUSED)
         elif self.state in (State.CLOSING, State.FAILED):
             self._end(State.DONE, Category.CONNECTION_LOST)  # our CLOSE still goes out
-            self.outbox.lose()
+            self._lose()
         elif self.state is not State.DONE:  # behind the peer's CLOSE an end is in order, and our answer still goes out
             self.abandon(Category.CONNECTION_LOST)
 
@@ -185,7 +206,13 @@ class Connection:
     def abandon(self, category: Category) -> None:
         """End without a word. What is in flight stays unknown. The first category given to a connection is kept."""
         self._end(State.DEAD, category)
-        self.outbox.lose()
+        self._lose()
+
+    def _lose(self) -> None:
+        """Tell the outbox, once, that this connection says nothing more."""
+        if self._attached:
+            self._attached = False
+            self.outbox.lose()
 
     def _shake(self, data: bytes) -> bytes:
         """Go on with the handshake; return what lies behind it."""
@@ -208,7 +235,11 @@ class Connection:
             receive_credit,
             SendCredit(outcome.limits.messages, outcome.limits.bytes),
         )
+        self._attached = True
         self.state = State.OPEN
+        self.outbox.attach(outcome.instance, partial(_refusal, self._link))
+        if self._draining is not None:
+            self.drain(self._draining)
         self._callbacks.authenticated()
         return rest
 
@@ -241,7 +272,9 @@ class Connection:
         if self.state is State.OPEN:
             self._say_close(link, Category.CLOSED, None)
         self._end(State.DONE, close.category)
-        self.outbox.reject_all(close.category, "the receiver closed the connection without handing it over")
+        if self._attached:
+            self._attached = False
+            self.outbox.closed_by_peer(close.category, close.seq)
 
     def _settle(self, record: Receipt | Close) -> None:
         try:
@@ -264,25 +297,12 @@ class Connection:
         :raises SendBufferFull: the bound on messages without an outcome.
         """
         if self.state is not State.OPEN or self._link is None:
-            why = "is not authenticated yet" if self.category is None else f"has ended ({self.category}); connect again"
-            raise NotConnected(Category.NOT_CONNECTED, f"the connection {why}")
-        if type(payload_bytes) is not bytes:
-            raise EnvelopeError(Category.MALFORMED, f"payload_bytes must be bytes, not {type(payload_bytes).__name__}")
-        header = encode_header(fields)
-        limit = self._link.outcome.limits.max_payload_bytes
-        if len(payload_bytes) > limit:
-            raise EnvelopeError(
-                Category.PAYLOAD_TOO_LARGE,
-                f"payload_bytes has {len(payload_bytes)} bytes, the receiver's max_payload_bytes is {limit}",
-            )
-        size = HEAD_BYTES + len(header) + len(payload_bytes)
-        if not self._link.send_credit.can_ever_fit(size):
-            raise EnvelopeError(
-                Category.PAYLOAD_TOO_LARGE,
-                f"the message takes {size} bytes on the wire, more than the receiver ever grants at a time "
-                f"(its limits.max_inflight_bytes is {self._link.outcome.limits.bytes})",
-            )
-        sent = delivery(fields, header, payload_bytes)
+            end = "is not authenticated yet" if self.category is None else f"has ended ({self.category}); connect again"
+            raise NotConnected(Category.NOT_CONNECTED, f"the connection {end}")
+        sent = prepare(delivery, fields, payload_bytes)
+        why = _refusal(self._link, len(payload_bytes), HEAD_BYTES + len(sent.header) + len(payload_bytes))
+        if why is not None:
+            raise EnvelopeError(Category.PAYLOAD_TOO_LARGE, why)
         self.outbox.add(sent)
         return sent
 
@@ -301,15 +321,22 @@ class Connection:
     @property
     def wants_to_write(self) -> bool:
         """:meth:`data_to_send` would return something that flow control allows, or expire something."""
-        return bool(self._control or self.receipt_due or (self.state is State.OPEN and self.outbox.queue))
+        if self._control or self.receipt_due:
+            return True
+        return self.state is State.OPEN and (bool(self.outbox.queue) or (self._draining is not None and self.idle))
 
-    def data_to_send(self, room: int, now: int) -> list[bytes]:
+    def data_to_send(self, room: int, now: int, at: float = 0.0) -> list[bytes]:
         """The buffers to write now: handshake and CLOSE always; with ``room`` bytes to spare, a RECEIPT and envelopes.
 
         Call it once a reactor turn, so that a turn has one RECEIPT.
+
+        :param now: unix seconds.
+        :param at: seconds of the caller's monotonic clock, noted for each envelope that is written.
         """
         if room > 0 and self.state is State.OPEN:
             self.expire(now)  # first: who is told may end the connection, and nothing may follow the CLOSE
+            if self._draining is not None and self.idle:
+                self.close(self._draining)
         out, self._control = self._control, []
         if room > 0 and self._link is not None and self.state is State.OPEN:
             if self.receipt_due:
@@ -317,7 +344,8 @@ class Connection:
             if self.outbox.queue:
                 outcome = self._link.outcome
                 oldest = now - outcome.limits.ttl_seconds
-                frames, self._seq = self.outbox.write(outcome.send_key, self._seq, self._link.send_credit, room, oldest)
+                credit = self._link.send_credit
+                frames, self._seq = self.outbox.write(outcome.send_key, self._seq, credit, room, oldest, at)
                 out += frames
         return out
 
@@ -356,14 +384,23 @@ class Connection:
             self._say_close(self._link, category, None)
             self._end(State.CLOSING, category)
             self._link.verifier.dropping = True
-            self.outbox.reject_queued(category, "unsent: the connection was closed on this side")
+            self.outbox.closed_here(category)
+
+    def drain(self, category: Category) -> None:
+        """End in order once nothing is under way. Until then the peer's new envelopes are rejected, and ours go out.
+
+        A handshake goes on: the peer may have written messages behind it, and is told that they were not handed over.
+        """
+        self._draining = category
+        if self._link is not None:
+            self._link.verifier.shutting_down = True
 
     def fail(self, category: Category) -> None:
         """End because of what the peer sent, or did not finish: tell it, and look at nothing that still comes."""
         if self.state is State.OPEN and self._link is not None:
             self._say_close(self._link, category, self._link.verifier.expected)
             self._end(State.FAILED, category)
-            self.outbox.lose()
+            self._lose()
         else:
             self.abandon(category)
 
@@ -375,10 +412,23 @@ class Connection:
         self._control.append(self._frame(link, serialize_close(Close(category, through, rejected, seq), self._seq)))
 
     def _end(self, state: State, category: Category) -> None:
-        if self.state is State.DEAD:  # for good, also where a callback that was told of an outcome abandoned it
+        if state not in TRANSITIONS[self.state]:  # such as where who was told of an outcome has ended it meanwhile
             return
         self.state = state
         if self.category is None:
             self.category = category
         if self._link is not None:
             self._link.verifier.ended = state is not State.CLOSING
+
+
+def _refusal(link: _Link, payload: int, size: int) -> str | None:
+    """Why the peer can never take a payload and a frame of so many bytes each; None: it can."""
+    limits = link.outcome.limits
+    if payload > limits.max_payload_bytes:
+        return f"payload_bytes has {payload} bytes, the receiver's max_payload_bytes is {limits.max_payload_bytes}"
+    if not link.send_credit.can_ever_fit(size):
+        return (
+            f"the message takes {size} bytes on the wire, more than the receiver ever grants at a time "
+            f"(its limits.max_inflight_bytes is {limits.bytes})"
+        )
+    return None

@@ -117,7 +117,7 @@ def _head(type_: int) -> bytes:
 class ServerHandshake:
     """The server's side.
 
-    :param prks: every accepted secret by its key id.
+    :param prks: every accepted secret by its key id; looked at again when the client proves itself.
     :param instance: 8 bytes, the replay guard's.
     :param nonce: 32 fresh random bytes.
     :ivar outcome: set once the client has proved itself.
@@ -159,6 +159,8 @@ class ServerHandshake:
                 raise Fault(Category.EARLY_DATA)
             return self._answer(self._inbox.message), b""
         outcome, client_finished, signed = self._proof
+        if outcome.key_id not in self._prks:  # withdrawn since M1
+            raise Fault(Category.KEY_UNKNOWN)
         if not client_finished.verifies(self._inbox.message[_HEAD.size :], signed):
             raise Fault(Category.AUTHENTICATION_FAILED)
         self.outcome = outcome

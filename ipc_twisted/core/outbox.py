@@ -12,16 +12,19 @@ never written, and we closed in order                     rejected with our cate
 never written by ``ts + ttl``                             rejected, ``expired``
 no CLOSE came                                             ``delivery_unknown``
 ========================================================  ==========================================
+
+:mod:`ipc_twisted.core.resend` has the outbox of a client that connects again, with another table.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from struct import Struct
+from typing import TypeVar
 
-from ipc_twisted.core.codec import NO_SEQ, Malformed, RecordType, encode_prefix
+from ipc_twisted.core.codec import NO_SEQ, Malformed, RecordType, encode_header, encode_prefix
 from ipc_twisted.core.envelope import HeaderFields
 from ipc_twisted.core.flow import SendCredit
 from ipc_twisted.core.framing import HEAD_BYTES
@@ -48,6 +51,8 @@ _WHY = {
 }
 """What a rejection means, and what to do."""
 
+UNSENT = "unsent: no connection or no credit came within its time to live"
+
 
 class Delivery:
     """What becomes of one message. Small, since there is one for each that has no outcome.
@@ -55,9 +60,11 @@ class Delivery:
     :ivar fields: the header in the order of the wire.
     :ivar cost: bytes it counts for in :attr:`Outbox.buffered`.
     :ivar seq: of its record, once written.
+    :ivar written_at: when, in seconds of the caller's monotonic clock.
+    :ivar seen_by: the instance of the receiver that may have handed it over; None: nobody has.
     """
 
-    __slots__ = ("_state", "cost", "fields", "header", "payload", "seq")
+    __slots__ = ("_state", "cost", "fields", "header", "payload", "seen_by", "seq", "written_at")
 
     def __init__(self, fields: HeaderFields, header: bytes, payload: bytes) -> None:
         self.fields = fields
@@ -65,8 +72,15 @@ class Delivery:
         self.payload = payload
         self.cost = len(header) + len(payload) + FLAT_COST_BYTES
         self.seq = NO_SEQ
+        self.written_at = 0.0
+        self.seen_by: bytes | None = None
         # Pending: who waits for the outcome. Else the outcome; None: accepted.
         self._state: tuple[Callable[[Delivery], None], ...] | Rejected | DeliveryUnknown | None = ()
+
+    @property
+    def ts(self) -> int:
+        """Of the message, unix seconds."""
+        return self.fields[0]
 
     @property
     def kind(self) -> str:
@@ -111,10 +125,25 @@ class Delivery:
         return f"<Delivery kind={self.kind!r} trace_id={self.trace_id!r} {state}>"
 
 
+_D = TypeVar("_D", bound=Delivery)
+
+
+def prepare(delivery: Callable[[HeaderFields, bytes, bytes], _D], fields: HeaderFields, payload_bytes: bytes) -> _D:
+    """Check a message as far as any receiver's limits go, and make its :class:`Delivery`.
+
+    :param delivery: the class, so that one can be made that is awaited.
+    :raises EnvelopeError: ``malformed``, naming the field and its rule.
+    """
+    if type(payload_bytes) is not bytes:
+        raise EnvelopeError(Category.MALFORMED, f"payload_bytes must be bytes, not {type(payload_bytes).__name__}")
+    return delivery(fields, encode_header(fields), payload_bytes)
+
+
 class Outbox:
     """The messages of one sender that have no outcome.
 
     :param limit_bytes: bound of :attr:`buffered`.
+    :param tally: counts the outcomes, by category; ``accepted`` too.
     :param on_unclaimed: called with each rejected or unknown delivery that nobody awaits, so that none is lost
         silently.
     :ivar buffered: bytes of all messages without an outcome: header, payload and a flat cost each.
@@ -122,12 +151,13 @@ class Outbox:
     :ivar in_flight: written, without a receipt, by ascending ``seq``.
     """
 
-    def __init__(self, limit_bytes: int, on_unclaimed: Callable[[Delivery], None]) -> None:
+    def __init__(self, limit_bytes: int, tally: Counter[str], on_unclaimed: Callable[[Delivery], None]) -> None:
         self.buffered = 0
         self.queue: deque[Delivery] = deque()
         self.in_flight: deque[Delivery] = deque()
         self._limit = limit_bytes
         self._through = NO_SEQ
+        self._tally = tally
         self._on_unclaimed = on_unclaimed
         self._drained: deque[Callable[[], None]] = deque()
         self._refused = 0  # cost of the message that found no room last
@@ -153,13 +183,28 @@ class Outbox:
         self.buffered += delivery.cost
         self.queue.append(delivery)
 
-    def write(self, key: MacKey, seq: int, credit: SendCredit, room: int, oldest: int) -> tuple[list[bytes], int]:
+    @property
+    def unsettled(self) -> int:
+        """Messages without an outcome."""
+        return len(self.queue) + len(self.in_flight)
+
+    def attach(self, instance: bytes, refusal: Callable[[int, int], str | None]) -> None:
+        """A connection is authenticated: what is queued will be written to it.
+
+        :param instance: of the receiver's replay guard.
+        :param refusal: why a payload and a frame of so many bytes each can never be taken by it; None: they can.
+        """
+
+    def write(
+        self, key: MacKey, seq: int, credit: SendCredit, room: int, oldest: int, at: float
+    ) -> tuple[list[bytes], int]:
         """Make the frames that may be written now, in order; the hot loop of sending, with no call of ours within.
 
         :param seq: of the next record.
         :param room: stop once this many bytes are made.
         :param oldest: a ``ts`` before it has expired; stops there. :meth:`expire` rejects it, not this, because who
             learns of it may end the connection, which nothing half written survives.
+        :param at: now, on the caller's monotonic clock.
         :returns: the buffers to write, and the sequence number of the record after them.
         """
         new_mac, queue, in_flight = key.new, self.queue, self.in_flight
@@ -185,6 +230,7 @@ class Outbox:
                 out.append(payload)
             queue.popleft()
             delivery.seq = seq
+            delivery.written_at = at
             in_flight.append(delivery)
             credit.used_messages += 1
             credit.used_bytes += size
@@ -193,11 +239,9 @@ class Outbox:
         return out, seq
 
     def expire(self, oldest: int) -> None:
-        """Reject what is still unwritten and older than ``oldest``."""
-        while self.queue and self.queue[0].fields[0] < oldest:
-            self._settle(
-                self.queue.popleft(), _rejected(Category.EXPIRED, "unsent: no credit came within its time to live")
-            )
+        """End what is still unwritten and older than ``oldest``."""
+        while self.queue and self.queue[0].ts < oldest:
+            self._settle(self.queue.popleft(), Rejected(Category.EXPIRED, UNSENT))
 
     def take_receipt(self, through: int, rejected: Sequence[tuple[int, Category]], written: int) -> None:
         """Settle what a RECEIPT or CLOSE decides.
@@ -219,28 +263,34 @@ class Outbox:
                 raise Malformed("a rejected record was no envelope")
         self._through = through
         in_flight = self.in_flight
+        accepted = 0
         while in_flight and in_flight[0].seq <= through:
             delivery = in_flight.popleft()
             if categories and (category := categories.get(delivery.seq)) is not None:
-                why = _WHY.get(category, "the receiver did not hand it over")
-                self._settle(delivery, _rejected(category, f"{why} (kind {delivery.kind!r})"))
+                self._rejected(delivery, category)
             else:  # the hot path
+                accepted += 1
                 self.buffered -= delivery.cost
                 delivery.settle(None)
+        self._tally["accepted"] += accepted
         self._wake()
 
-    def reject_all(self, category: Category, why: str) -> None:
-        """Nothing of what is left was or will be handed over."""
-        self._settle_all((self.in_flight, self.queue), lambda: _rejected(category, why))
+    def closed_by_peer(self, category: Category, seq: int | None) -> None:
+        """The peer's CLOSE: nothing of what is left was or will be handed over by this connection.
 
-    def reject_queued(self, category: Category, why: str) -> None:
-        """Nothing more will be written."""
-        self._settle_all((self.queue,), lambda: _rejected(category, why))
+        :param seq: of the record at fault; None: none was.
+        """
+        why = "the receiver closed the connection without handing it over"
+        self._settle_all((self.in_flight, self.queue), lambda: Rejected(category, why))
+
+    def closed_here(self, category: Category) -> None:
+        """Our CLOSE: nothing more will be written to this connection."""
+        why = "unsent: the connection was closed on this side"
+        self._settle_all((self.queue,), lambda: Rejected(category, why))
 
     def lose(self) -> None:
         """The connection ended and nobody said what became of the rest."""
-        why = "the connection ended before the receiver said what became of the message"
-        self._settle_all((self.in_flight, self.queue), lambda: DeliveryUnknown(Category.DELIVERY_UNKNOWN, why))
+        self._settle_all((self.in_flight, self.queue), unknown)
 
     def when_drained(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` once at least half of the bound is free, at once if it is; in the order of the calls."""
@@ -254,8 +304,14 @@ class Outbox:
             while queue:
                 self._settle(queue.popleft(), outcome())
 
+    def _rejected(self, delivery: Delivery, category: Category) -> None:
+        """A receipt says so."""
+        why = _WHY.get(category, "the receiver did not hand it over")
+        self._settle(delivery, Rejected(category, f"{why} (kind {delivery.kind!r})"))
+
     def _settle(self, delivery: Delivery, error: Rejected | DeliveryUnknown | None) -> None:
         self.buffered -= delivery.cost
+        self._tally["accepted" if error is None else error.category] += 1
         if error is not None and not delivery.awaited:
             delivery.settle(error)
             self._on_unclaimed(delivery)
@@ -273,5 +329,8 @@ class Outbox:
         return self.buffered * 2 <= self._limit and self.buffered + self._refused <= self._limit
 
 
-def _rejected(category: Category, why: str) -> Rejected:
-    return Rejected(category, why)
+def unknown() -> DeliveryUnknown:
+    """For what was written, and nobody said what became of it."""
+    return DeliveryUnknown(
+        Category.DELIVERY_UNKNOWN, "the connection ended before the receiver said what became of the message"
+    )

@@ -41,6 +41,12 @@ class ReplayGuard(Protocol):
     def admit(self, nonce: str, ts: int, now: int) -> Category | None:
         """Remember ``nonce``, or say why not. ``ts`` is within the TTL of ``now`` (both unix seconds)."""
 
+    def __len__(self) -> int:
+        """Nonces that are remembered."""
+
+    def window(self, now: int) -> int:
+        """Seconds back from ``now`` for which messages are still taken; at most the TTL."""
+
 
 class MemoryReplayGuard:
     """The baseline guard: in memory, for one process.
