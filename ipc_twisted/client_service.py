@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from ipc_twisted.config import ExecutionIPCConfig
 from ipc_twisted.core.outbox import prepare
 from ipc_twisted.core.resend import ResendingOutbox
-from ipc_twisted.delivery import Delivery
+from ipc_twisted.delivery import Delivery, when_drained
 from ipc_twisted.dialling import Dialler, KeySource
 from ipc_twisted.draining import ended, grace
 from ipc_twisted.errors import Category, IPCError, NotConnected
@@ -157,9 +157,7 @@ class ExecutionIPCClientService(Service):
 
     def drained(self) -> Deferred[None]:
         """Wait until at least half of ``limits.send_buffer_bytes`` is free. Waiters go on in order, one at a time."""
-        done: Deferred[None] = Deferred()
-        self._outbox.when_drained(lambda: done.callback(None))
-        return done
+        return when_drained(self._outbox)
 
     def whenConnected(self, failAfterFailures: int | None = None) -> Deferred[SecureIPCProtocol]:  # noqa: N802, N803
         """Wait for the connection there is, or the next one. As Twisted's ``ClientService`` has it.

@@ -87,23 +87,18 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def refuse_if_alive(path: Path) -> ConnectionInfo | None:
+def refuse_if_alive(path: Path) -> None:
     """Leave a file alone whose server lives.
 
-    :returns: what a server that was killed has left; None: nothing that anybody could use.
     :raises ConnectionFileError: it lives, so this process must not take its place.
     """
-    try:
-        info = read(path)
-    except (FileNotFoundError, ConnectionFileError):
-        return None  # write() replaces it
-    if _alive(info):
+    info = _read_untrusted(path)  # it will be replaced, whatever its rights are
+    if info is not None and _alive(info):
         raise _error(
             path,
             f"its server lives (process {info.pid} on port {info.port}) and is not replaced; "
-            "stop it first, or give this one another --connection-file or service",
+            "stop it first, or give this one another --connection-file, or another service in its configuration",
         )
-    return info
 
 
 def write(path: Path, info: ConnectionInfo) -> None:
@@ -134,6 +129,8 @@ def read(path: str | os.PathLike[str]) -> ConnectionInfo:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise
+    except ValueError as problem:  # a NUL in the name
+        raise _error(path, str(problem)) from None
     except OSError as problem:
         why = "is a symbolic link" if problem.errno == errno.ELOOP else f"cannot be read: {problem.strerror}"
         raise _error(path, why) from None
@@ -157,6 +154,16 @@ def read(path: str | os.PathLike[str]) -> ConnectionInfo:
         raise _error(path, f"is no connection file: {problem}") from None
 
 
+def _read_untrusted(path: Path) -> ConnectionInfo | None:
+    """What a file says that is not to be trusted; None if nothing."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            return msgspec.json.decode(file.read(MAX_BYTES), type=ConnectionInfo)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def is_ours(path: Path, info: ConnectionInfo) -> bool:
     """The file is the one that was written with ``info``, and no other server has replaced it meanwhile."""
     try:
@@ -175,10 +182,8 @@ def _alive(info: ConnectionInfo) -> bool:
     """The process exists and something listens on its port. A pid alone may have gone to another program since."""
     try:
         os.kill(info.pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # gone; or another user's, who has the number now
         return False
-    except PermissionError:
-        pass
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PROBE_SECONDS)
         try:

@@ -15,10 +15,10 @@ class Deadline:
 
     Setting and stopping cost an assignment; the reactor's timer is moved only when it fires. When this process itself
     was held up (stopped, a blocked reactor), every timer fires before what the peers have long sent is read: a
-    deadline that fires late begins anew instead of being held against the peer.
+    deadline that fires late begins anew, once, instead of being held against the peer.
     """
 
-    __slots__ = ("_call", "_clock", "_due", "_late", "_on_missed", "_seconds")
+    __slots__ = ("_call", "_clock", "_due", "_excused", "_late", "_on_missed", "_seconds")
 
     def __init__(
         self, clock: IReactorTime, seconds: float, on_missed: Callable[[], None], *, late: float = LATE_SECONDS
@@ -29,6 +29,7 @@ class Deadline:
         self._late = late
         self._call: IDelayedCall | None = None
         self._due: float | None = None
+        self._excused = False  # it has begun anew; twice would be for ever where every turn takes long
 
     @property
     def running(self) -> bool:
@@ -42,6 +43,7 @@ class Deadline:
         """
         seconds = self._seconds if seconds is None else seconds
         self._due = self._clock.seconds() + seconds
+        self._excused = False
         if self._call is None:
             self._call = self._clock.callLater(seconds, self._fired)
 
@@ -63,8 +65,9 @@ class Deadline:
         late = self._clock.seconds() - self._due
         if late < 0:
             self._call = self._clock.callLater(-late, self._fired)
-        elif late > self._late:
+        elif late > self._late and not self._excused:
             self.start()
+            self._excused = True
         else:
             self._due = None
             self._on_missed()

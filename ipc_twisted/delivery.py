@@ -1,4 +1,4 @@
-"""The outcome of a message as something that Twisted code awaits."""
+"""The outcome of a message, and room for more of them, as something that Twisted code awaits."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Delivery(outbox.Delivery):
         def guarded(delivery: outbox.Delivery) -> None:
             try:
                 callback(delivery)
-            except Exception:
+            except BaseException:  # as Deferred does: whoever else waits must learn it, too
                 _log.failure("a callback of a delivery failed: trace_id={trace_id!r}", trace_id=delivery.trace_id)
 
         super().add_done_callback(guarded)
 
     def as_deferred(self) -> Deferred[None]:
-        """A new Deferred of the outcome; may be asked for any number of times."""
-        deferred: Deferred[None] = Deferred()
+        """A new Deferred of the outcome; may be asked for any number of times. Cancelling it only ends this wait."""
+        deferred: Deferred[None] = Deferred(lambda _: self.remove_done_callback(settled))
 
         def settled(delivery: outbox.Delivery) -> None:
             error = delivery.exception()
@@ -44,8 +44,19 @@ class Delivery(outbox.Delivery):
             else:
                 deferred.errback(error)
 
-        self.add_done_callback(settled)
+        super().add_done_callback(settled)  # a Deferred keeps what its callbacks raise to itself
         return deferred
 
     def __await__(self) -> Generator[Any, None, None]:
         return self.as_deferred().__await__()
+
+
+def when_drained(box: outbox.Outbox) -> Deferred[None]:
+    """Fires once at least half of the outbox's bound is free, for one waiter after the other."""
+
+    def drained() -> None:
+        done.callback(None)
+
+    done: Deferred[None] = Deferred(lambda _: box.not_when_drained(drained))
+    box.when_drained(drained)
+    return done

@@ -248,7 +248,7 @@ def _refused_start(case: str, sent: str, expected: str, options: list[str]) -> C
 
 
 def _no_secret_logged(server: Server) -> Line:
-    secret = Path(server.info.key_file or "").read_text().strip()
+    secret = Path(server.info.key_file or "").read_text().split()[-1]
     log = server.log.read_text(errors="replace").lower()
     seen = "LEAKED" if secret in log else "none"
     return Line("SEC-IPC-08", "(the server's log of all this)", "none", seen, "the key is not in it")

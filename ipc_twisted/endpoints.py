@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import serverFromString
+from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.interfaces import IListeningPort
 
 from ipc_twisted.config import LOOPBACK, MAX_PORT, ExecutionIPCConfig
@@ -20,6 +20,10 @@ from ipc_twisted.protocol import Handler, SecureIPCProtocol
 
 # \Z and ASCII digits, nothing around: a second "interface=" would win, and "٣" is a digit to int().
 _DESCRIPTION = re.compile(r"tcp:(0|[1-9][0-9]{0,4}):interface=127\.0\.0\.1\Z")
+BACKLOG = 512
+"""Connections that the kernel keeps for us to accept: with Twisted's 50, clients that come at once wait for a second,
+which is when the kernel tries again."""
+
 DEFAULT_DESCRIPTION = f"tcp:0:interface={LOOPBACK}"
 
 
@@ -47,13 +51,15 @@ def listen(reactor: Any, factory: SecureIPCFactory, description: str = DEFAULT_D
     """
 
     async def bind() -> IListeningPort:
-        check_description(description)
-        port: IListeningPort = await serverFromString(reactor, description).listen(factory)
+        number = check_description(description)
+        endpoint = TCP4ServerEndpoint(reactor, number, backlog=BACKLOG, interface=LOOPBACK)
+        port: IListeningPort = await endpoint.listen(factory)
         host = port.getHost()
         family = getattr(port, "addressFamily", socket.AF_INET)
         if getattr(host, "host", None) != LOOPBACK or family != socket.AF_INET:
             await maybeDeferred(port.stopListening)
             raise BindForbidden(Category.BIND_FORBIDDEN, f"the socket was bound to {host!r} instead of {LOOPBACK}")
+        factory.ports.append(port)
         return port
 
     return Deferred.fromCoroutine(bind())

@@ -18,7 +18,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ipc_twisted.config import LOOPBACK, ExecutionIPCConfig
+from ipc_twisted.config import LOOPBACK, SPARE_DESCRIPTORS, ExecutionIPCConfig
 from ipc_twisted.core.connection import Callbacks, Connection, Policy
 from ipc_twisted.core.handshake import NONCE_BYTES, ClientHandshake, Endpoint, ServerHandshake
 from ipc_twisted.core.key_schedule import Prk
@@ -29,8 +29,13 @@ from ipc_twisted.errors import Category, ConfigError, HandshakeError
 from ipc_twisted.keys import Keyring
 from ipc_twisted.log_limit import LogLimit
 from ipc_twisted.protocol import Handler, SecureIPCProtocol
+from ipc_twisted.strangers import Strangers
 
 INSTANCE_BYTES = 8
+
+ACCEPTS_PER_TURN = 32
+"""Twisted would accept more at each turn that was full, until all pending places turn over between two looks at what
+has arrived on them."""
 
 _log = Logger(namespace="ipc_twisted")
 
@@ -79,7 +84,7 @@ class SharedFactory(Factory[SecureIPCProtocol]):
         self.counters: Counter[tuple[str, str]] = Counter()
         self.connections: set[SecureIPCProtocol] = set()
         self.transports: set[SecureIPCProtocol] = set()
-        self.pending: dict[SecureIPCProtocol, None] = {}  # oldest first
+        self.pending = Strangers(config.limits.max_pending_handshakes)
         self._limit = LogLimit(clock)
         self._policy = Policy(frozenset(config.allowed_kinds), config.wire_limits)
         self._handlers_ended: list[Deferred[None]] = []
@@ -123,6 +128,9 @@ class SharedFactory(Factory[SecureIPCProtocol]):
     def connection_made(self, protocol: SecureIPCProtocol) -> None:
         """Nothing is known of the peer."""
         self.transports.add(protocol)
+
+    def handshake_answered(self, protocol: SecureIPCProtocol) -> None:
+        """The other side's first message was in order, and ours is out."""
 
     def connection_authenticated(self, protocol: SecureIPCProtocol) -> None:
         """It is in."""
@@ -218,6 +226,7 @@ class SecureIPCFactory(SharedFactory):
             raise ConfigError(["config and keyring: must be an ExecutionIPCConfig and a Keyring"])
         super().__init__(clock, config, handler, **more)
         self._prks: dict[bytes, Prk] = keyring.by_id(config.service)
+        self.ports: list[Any] = []
 
     def use_keyring(self, keyring: Keyring) -> None:
         """Accept these keys from now on, and no others: connections under a key that is not among them are ended
@@ -241,23 +250,35 @@ class SecureIPCFactory(SharedFactory):
         )
         return Connection(handshake, self._policy, self.guard, callbacks, self.make_outbox(protocol.peer_address))
 
+    def buildProtocol(self, addr: IAddress | None) -> SecureIPCProtocol | None:
+        """None, which closes the socket at once: descriptors must not run out, also where many that were given up
+        wait for the next turn to be closed."""
+        if len(self.transports) >= self.config.descriptors - SPARE_DESCRIPTORS // 2:
+            self.counters["handshake", "refused"] += 1
+            return None
+        return super().buildProtocol(addr)
+
     def connection_made(self, protocol: SecureIPCProtocol) -> None:
-        """A newcomer waits with the other strangers; when there are too many, the one that waited longest goes."""
+        """A newcomer waits with the other strangers."""
         super().connection_made(protocol)
-        self.pending[protocol] = None
-        if len(self.pending) > self.config.limits.max_pending_handshakes:
-            next(iter(self.pending)).abandon(Category.EVICTED)
+        self.pending.add(protocol)
+        for port in self.ports:
+            port.numberAccepts = min(port.numberAccepts, ACCEPTS_PER_TURN)
+
+    def handshake_answered(self, protocol: SecureIPCProtocol) -> None:
+        """It named a key that we have."""
+        self.pending.named_a_key(protocol)
 
     def connection_authenticated(self, protocol: SecureIPCProtocol) -> None:
         """It has proved itself; only now can it be told that there is no place."""
-        self.pending.pop(protocol, None)
+        self.pending.discard(protocol)
         full = len(self.connections) >= self.config.limits.max_connections
         super().connection_authenticated(protocol)
         if full:
             protocol.end(Category.TOO_MANY_CONNECTIONS)
 
     def connection_ending(self, protocol: SecureIPCProtocol) -> None:
-        self.pending.pop(protocol, None)
+        self.pending.discard(protocol)
         super().connection_ending(protocol)
 
 

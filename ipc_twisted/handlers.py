@@ -21,9 +21,7 @@ async def echo(envelope: SecureEnvelope, connection: SecureIPCProtocol) -> None:
     while True:
         await connection.drained()
         with suppress(SendBufferFull):  # a large one may need more room than half
-            with suppress(
-                NotConnected, EnvelopeError
-            ):  # nobody is left to answer, or it takes no messages of this size
+            try:
                 connection.send(
                     envelope.kind,
                     envelope.payload_bytes,
@@ -31,6 +29,10 @@ async def echo(envelope: SecureEnvelope, connection: SecureIPCProtocol) -> None:
                     target=envelope.reply_to,
                     headers=envelope.headers,
                 )
+            except NotConnected:
+                pass  # nobody is left to answer
+            except EnvelopeError as problem:  # such as a peer that takes no messages of this size
+                _log.warn("no echo: {problem} trace_id={trace_id!r}", problem=problem, trace_id=envelope.trace_id)
             return
 
 

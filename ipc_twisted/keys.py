@@ -30,9 +30,15 @@ class Keyring:
 
     def __init__(self, secrets: Iterable[bytes]) -> None:
         try:
+            if isinstance(secrets, str | bytes):
+                raise TypeError
             self._prks = tuple(map(Prk, secrets))
         except (ValueError, TypeError) as problem:
-            why = str(problem) if isinstance(problem, ValueError) else "a secret must be bytes"
+            why = (
+                str(problem)
+                if isinstance(problem, ValueError)
+                else "a keyring takes a list of secrets, each bytes (of hex digits: bytes.fromhex)"
+            )
             self._prks = ()
         else:
             why = "a keyring needs at least one secret"
@@ -79,6 +85,10 @@ class Keyring:
         """Every accepted key by its public id for ``service`` (8 bytes)."""
         return {prk.key_id(service): prk for prk in reversed(self._prks)}
 
+    def is_same(self, other: Keyring) -> bool:
+        """Both hold the same secrets, in the same order."""
+        return [prk.key_id("") for prk in self._prks] == [prk.key_id("") for prk in other._prks]
+
     def __repr__(self) -> str:
         return f"<Keyring of {len(self._prks)} (redacted)>"
 
@@ -86,9 +96,22 @@ class Keyring:
         raise TypeError("a keyring cannot be pickled")
 
 
-def write_new_key_file(path: str | os.PathLike[str]) -> None:
+GENERATED_MARK = b"# generated for one run of a server, and removed when it stops\n"
+"""First line of such a key file, so that one which a killed server has left is known for what it is."""
+
+
+def is_generated(path: str | os.PathLike[str]) -> bool:
+    """The file is a key that a server made for one run of its own."""
+    try:
+        return _read_private(path).startswith(GENERATED_MARK)
+    except KeyFileError:
+        return False
+
+
+def write_new_key_file(path: str | os.PathLike[str], mark: bytes = b"") -> None:
     """Write one new random secret to a new file that only this uid can read (0600).
 
+    :param mark: its first line.
     :raises KeyFileError: ``key_invalid``: the file exists, or cannot be written.
     """
     try:
@@ -100,9 +123,9 @@ def write_new_key_file(path: str | os.PathLike[str]) -> None:
     except OSError as problem:
         raise KeyFileError(Category.KEY_INVALID, f"cannot write {os.fspath(path)!r}: {problem.strerror}") from None
     try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o600)  # whatever the umask
-            file.write(f"{secrets.token_hex(MIN_SECRET_BYTES)}\n")
+            file.write(mark + secrets.token_hex(MIN_SECRET_BYTES).encode() + b"\n")
     except OSError as problem:  # such as a full disk: half a key is worse than none
         os.unlink(path)
         raise KeyFileError(Category.KEY_INVALID, f"cannot write {os.fspath(path)!r}: {problem.strerror}") from None
@@ -116,8 +139,12 @@ def _read_private(path: str | os.PathLike[str]) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise KeyFileError(
-            Category.KEY_INVALID, f"there is no key file {name}; make one with: ipc-twisted keygen {os.fspath(path)}"
+            Category.KEY_INVALID,
+            f"there is no key file {name} (in {os.getcwd()!r}); give this side a copy of the other side's, or make the "
+            f"first one with: ipc-twisted keygen {os.fspath(path)}",
         ) from None
+    except ValueError as problem:  # a NUL in the name
+        raise KeyFileError(Category.KEY_INVALID, f"cannot read {name}: {problem}") from None
     except OSError as problem:
         if Path(path).is_symlink():
             raise KeyFileError(Category.KEY_FILE_INSECURE, f"{name} is a symbolic link; name the file itself") from None
@@ -138,7 +165,7 @@ def _insecure(status: os.stat_result, path: str) -> str | None:
     if status.st_uid != os.geteuid():
         return f"belongs to uid {status.st_uid}, not to {os.geteuid()}; give this user a copy of its own"
     if status.st_mode & 0o077:
-        return f"can be read or written by others; type: chmod 600 {path}"
+        return f"can be read or written by others; make a new key if they could have read it, or type: chmod 600 {path}"
     if status.st_nlink != 1:
         return f"has {status.st_nlink} hard links; copy it to a file of its own"
     return None

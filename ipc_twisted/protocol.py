@@ -29,7 +29,7 @@ from ipc_twisted.core.handshake import Limits
 from ipc_twisted.core.outbox import Outbox
 from ipc_twisted.core.verifier import Rejection
 from ipc_twisted.deadline import Deadline
-from ipc_twisted.delivery import Delivery
+from ipc_twisted.delivery import Delivery, when_drained
 from ipc_twisted.errors import Category, HandshakeError
 from ipc_twisted.origin import Origin
 from ipc_twisted.peer_watch import PeerWatch
@@ -69,6 +69,9 @@ class Siblings(typing.Protocol):
 
     def connection_made(self, protocol: SecureIPCProtocol) -> None:
         """A transport is there; nothing is known of the peer."""
+
+    def handshake_answered(self, protocol: SecureIPCProtocol) -> None:
+        """The other side's first message was in order, and ours is out."""
 
     def connection_authenticated(self, protocol: SecureIPCProtocol) -> None:
         """The handshake is done. May end the connection."""
@@ -156,9 +159,7 @@ class SecureIPCProtocol(Protocol):
 
         Also ends when the connection does: ``send()`` then raises :exc:`NotConnected`.
         """
-        done: Deferred[None] = Deferred()
-        self._connection.outbox.when_drained(lambda: done.callback(None))
-        return done
+        return when_drained(self._connection.outbox)
 
     def close(self) -> Deferred[Category]:
         """Say CLOSE, wait for the outcomes that the other side still tells (at most a second), and end.
@@ -365,11 +366,16 @@ class SecureIPCProtocol(Protocol):
     def _after(self) -> None:
         """Do what the core's state asks for; called after every call into it."""
         connection = self._connection
-        if connection.state is State.OPEN or connection.state is State.HANDSHAKE:
-            self._write(connection.data_to_send(0, 0))  # handshake messages do not wait for the next turn
+        if connection.state is State.OPEN:
+            self._write(connection.data_to_send(0, 0))  # the end of the handshake does not wait for the next turn
             if connection.wants_to_write:
                 self._flush_soon()
             self._time_frame(connection.receiving)
+        elif connection.state is State.HANDSHAKE:
+            message = connection.data_to_send(0, 0)
+            if message:
+                self._write(message)
+                self._shared.handshake_answered(self)
         elif connection.state is not self._closing_as and not self._lost:
             first, self._closing_as = self._closing_as is None, connection.state
             self._end_transport(connection.state, first)

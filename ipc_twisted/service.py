@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ipc_twisted.draining import end_in_order
 from ipc_twisted.endpoints import listen
 from ipc_twisted.errors import Category, ConfigError, ConnectionFileError, KeyFileError, NotConnected
 from ipc_twisted.factory import SecureIPCFactory
-from ipc_twisted.keys import Keyring, write_new_key_file
+from ipc_twisted.keys import GENERATED_MARK, Keyring, is_generated, write_new_key_file
 from ipc_twisted.protocol import Handler
 from ipc_twisted.statistics import Statistics, statistics
 
@@ -67,7 +68,7 @@ class ExecutionIPCService(Service):
         self.key_file = key_file if key_file is not None else config.auth.key_file if keyring is None else None
         self._handler = handler
         self._port: IListeningPort | None = None
-        self._generated: Path | None = None
+        self._generated: tuple[Path, Keyring] | None = None
         self._started_at = 0
         self._info: connection_file_module.ConnectionInfo | None = None
 
@@ -84,9 +85,9 @@ class ExecutionIPCService(Service):
         folder = self.connection_file.parent
         connection_file_module.prepare_folder(folder)
         with connection_file_module.locked(folder):
-            stale = connection_file_module.refuse_if_alive(self.connection_file)
+            connection_file_module.refuse_if_alive(self.connection_file)
             try:
-                keyring = self._open_keyring(stale)
+                keyring = self._open_keyring()
                 self.factory = SecureIPCFactory(self._reactor, self.config, keyring, self._handler)
                 self._port = _now(listen(self._reactor, self.factory, self.config.endpoint))
                 self._started_at = int(time.time())
@@ -156,7 +157,7 @@ class ExecutionIPCService(Service):
         address = None if self._port is None else self._port.getHost()
         return address.port if isinstance(address, IPv4Address) else 0
 
-    def _open_keyring(self, stale: connection_file_module.ConnectionInfo | None) -> Keyring:
+    def _open_keyring(self) -> Keyring:
         if self._keyring is not None:
             return self._keyring
         auth = self.config.auth
@@ -175,11 +176,11 @@ class ExecutionIPCService(Service):
                 Category.CONNECTION_FILE_INVALID,
                 f"{os.fspath(path)!r}: that is where the generated key goes; give the connection file another suffix",
             )
-        if stale is not None and stale.key_file == os.fspath(path.absolute()):
+        if is_generated(path):
             path.unlink(missing_ok=True)  # of a server that was killed; nobody else's file is ever removed
-        write_new_key_file(path)
-        self._generated = path
-        return Keyring.from_file(path)
+        write_new_key_file(path, GENERATED_MARK)
+        self._generated = path, Keyring.from_file(path)
+        return self._generated[1]
 
     def _announce(self, keyring: Keyring) -> None:
         self._write_info(keyring)
@@ -200,7 +201,7 @@ class ExecutionIPCService(Service):
             key_id=keyring.current.key_id(self.config.service).hex(),
             pid=os.getpid(),
             started_at=self._started_at,
-            key_file=None if self._generated is None else os.fspath(self._generated.absolute()),
+            key_file=None if self._generated is None else os.fspath(self._generated[0].absolute()),
         )
         connection_file_module.write(self.connection_file, self._info)
 
@@ -212,8 +213,10 @@ class ExecutionIPCService(Service):
 
     def _remove_generated(self) -> None:
         if self._generated is not None:
-            self._generated.unlink(missing_ok=True)
-            self._generated = None
+            (path, keyring), self._generated = self._generated, None
+            with suppress(KeyFileError):  # another server may have made one of its own meanwhile
+                if Keyring.from_file(path).is_same(keyring):
+                    path.unlink(missing_ok=True)
 
     def _clean_up(self) -> None:
         self._remove_files()

@@ -82,13 +82,13 @@ open             close         closing  shutting_down        close
 open             fail          failed   frame_timeout        close
 open             abandon       dead     write_stalled        -
 closing          envelope      closing  closed               -
-closing          forged        dead     closed               -
-closing          too_long      dead     closed               -
+closing          forged        failed   closed               -
+closing          too_long      failed   closed               -
 closing          peer's_close  done     closed               -
 closing          eof           done     closed               -
 closing          lost          dead     closed               -
 closing          close         closing  closed               -
-closing          fail          dead     closed               -
+closing          fail          failed   closed               -
 closing          abandon       dead     closed               -
 failed           envelope      failed   signature_invalid    -
 failed           forged        failed   signature_invalid    -

@@ -45,7 +45,7 @@ def test_a_record_at_fault_after_our_close_ends_it_without_a_word() -> None:
     both.client.connection.close()
     both.client.output()
     both.client.connection.receive_data(b"\0\0\0\0", NOW)
-    assert (both.client.state, both.client.output(), outcome(sent)) == (State.DEAD, b"", "delivery_unknown")
+    assert (both.client.state, both.client.output(), outcome(sent)) == (State.FAILED, b"", "delivery_unknown")
 
 
 FAULTS: dict[str, tuple[Callable[[Forger], bytes], str]] = {
@@ -145,7 +145,8 @@ def test_a_hand_over_that_ends_the_connection_leaves_the_rest_of_the_segment(end
     forger.say(forger.envelope(), forger.envelope(kind="x"), forger.envelope(), fault_behind)
     assert (len(side.handed), len(side.guard), side.rejected) == (1, 1, [])
     assert forger.hear() == ([(wire.CLOSE, ["shutting_down", 0, [], None])] if end == "close" else [])
-    assert side.state is (State.CLOSING if end == "close" and not fault_behind else State.DEAD)
+    behind_close = State.FAILED if fault_behind else State.CLOSING
+    assert side.state is (behind_close if end == "close" else State.DEAD)
 
 
 @pytest.mark.parametrize("end", ["close", "abandon"])

@@ -230,7 +230,9 @@ def test_a_socket_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(KeyFileError, match=f"there is no key file .*make one with: ipc-twisted keygen {tmp_path}/k"):
+    with pytest.raises(
+        KeyFileError, match=f"there is no key file .*make the first one with: ipc-twisted keygen {tmp_path}/k"
+    ):
         Keyring.from_file(tmp_path / "k")
 
 

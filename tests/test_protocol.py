@@ -52,7 +52,7 @@ class LoggedTestCase(SynchronousTestCase):
         """No timer, no table entry."""
         self.assertEqual(server.clock.getDelayedCalls(), [])
         self.assertEqual(server.factory.connections, set())
-        self.assertEqual(dict(server.factory.pending), {})
+        self.assertEqual([*server.factory.pending], [])
 
 
 class HandshakeDeadlineTests(LoggedTestCase):

@@ -72,6 +72,38 @@ _U64 = Annotated[int, Meta(ge=0)]
 _Through = Annotated[int, Meta(ge=NO_SEQ)]
 _Rejected = Annotated[list[tuple[_U64, Category]], Meta(max_length=MAX_REJECTIONS)]
 
+TOLD_BY_RECEIPT = frozenset(
+    {
+        Category.KIND_NOT_ALLOWED,
+        Category.EXPIRED,
+        Category.NOT_YET_VALID,
+        Category.REPLAYED,
+        Category.OUTSIDE_REPLAY_WINDOW,
+        Category.REPLAY_CACHE_FULL,
+        Category.SHUTTING_DOWN,
+    }
+)
+"""What one message can be rejected with."""
+
+TOLD_BY_CLOSE = frozenset(
+    {
+        Category.MALFORMED,
+        Category.PAYLOAD_TOO_LARGE,
+        Category.SIGNATURE_MISSING,
+        Category.SIGNATURE_INVALID,
+        Category.SEQUENCE_GAP,
+        Category.REPLAYED,
+        Category.CREDIT_EXCEEDED,
+        Category.FRAME_TIMEOUT,
+        Category.CLOSED,
+        Category.SHUTTING_DOWN,
+        Category.TOO_MANY_CONNECTIONS,
+        Category.KEY_UNKNOWN,
+        Category.CLOCK_STEPPED,
+    }
+)
+"""What a connection can be ended with in a word."""
+
 _UNFIT = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
 """What the encoder raises for values it cannot take. (UnicodeError is a ValueError.)"""
 
@@ -152,18 +184,23 @@ def serialize_close(close: Close, seq: int) -> bytes:
 
 def decode_control(type_: int, header: memoryview, payload: bytes) -> Receipt | Close:
     """:raises Malformed: an unknown record type, a payload where none may be, or a header that is not of the type."""
+    if payload:
+        raise Malformed("a receipt or close has no payload")
+    if type_ not in (RecordType.RECEIPT, RecordType.CLOSE):
+        raise Malformed("unknown record type")
+    record: Receipt | Close
     try:
-        if payload:
-            raise Malformed("a receipt or close has no payload")
         if type_ == RecordType.RECEIPT:
-            return Receipt._make(_decode_receipt(header))
-        if type_ == RecordType.CLOSE:
-            return Close._make(_decode_close(header))
-    except Malformed:
-        raise
+            record = Receipt._make(_decode_receipt(header))
+        else:
+            record = Close._make(_decode_close(header))
     except Exception as problem:  # also UnicodeDecodeError and RecursionError: never a traceback that a peer can cause
         raise Malformed("the header does not decode") from problem
-    raise Malformed("unknown record type")
+    if isinstance(record, Close) and record.category not in TOLD_BY_CLOSE:
+        raise Malformed("a category that no close tells")
+    if not TOLD_BY_RECEIPT.issuperset(category for _, category in record.rejected):
+        raise Malformed("a category that no receipt tells")
+    return record
 
 
 def deserialize(body: bytes, sig: str = "") -> tuple[int, SecureEnvelope | Receipt | Close]:

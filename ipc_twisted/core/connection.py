@@ -7,7 +7,8 @@
   earlier ones are done with and ours have their outcomes, it closes itself.
 * CLOSING: our orderly CLOSE is out, so is all we shall ever write. RECEIPT and CLOSE are still verified and read, so
   that our own messages learn their outcome; envelopes are dropped: they lie beyond the ``through`` of our CLOSE.
-* FAILED: a record of the peer's was at fault and our CLOSE says so. Whatever still comes is thrown away.
+* FAILED: a record of the peer's was at fault; our CLOSE, which said so or came before it, still goes out. Whatever
+  comes is thrown away.
 * DONE: nothing more will come or go; what we wrote is flushed, then the transport is closed.
 * DEAD: nothing is read or written any more.
 
@@ -62,7 +63,11 @@ TRANSITIONS: dict[State, dict[State, str]] = {
         State.DONE: "the peer's CLOSE, answered by ours",
         State.DEAD: "an end without CLOSE",
     },
-    State.CLOSING: {State.DONE: "the peer's CLOSE, or its end", State.DEAD: "a fault"},
+    State.CLOSING: {
+        State.DONE: "the peer's CLOSE, or its end",
+        State.FAILED: "a record of the peer's is at fault",
+        State.DEAD: "the transport is lost",
+    },
     State.FAILED: {State.DONE: "the peer's end", State.DEAD: "the transport is lost"},
     State.DONE: {State.DEAD: "the transport is gone"},
     State.DEAD: {},
@@ -174,9 +179,12 @@ class Connection:
     def start(self) -> None:
         """The transport is connected."""
         try:
-            self._control.append(self._handshake.start())
+            first = self._handshake.start()
         except Fault as fault:
             self.abandon(fault.category)
+            return
+        if first:
+            self._control.append(first)
 
     def receive_data(self, data: bytes, now: int) -> None:
         """Take a segment from the peer.
@@ -397,8 +405,9 @@ class Connection:
 
     def fail(self, category: Category) -> None:
         """End because of what the peer sent, or did not finish: tell it, and look at nothing that still comes."""
-        if self.state is State.OPEN and self._link is not None:
-            self._say_close(self._link, category, self._link.verifier.expected)
+        if self.state in (State.OPEN, State.CLOSING) and self._link is not None:
+            if self.state is State.OPEN:
+                self._say_close(self._link, category, self._link.verifier.expected)
             self._end(State.FAILED, category)
             self._lose()
         else:

@@ -107,6 +107,11 @@ class Delivery:
         else:
             callback(self)
 
+    def remove_done_callback(self, callback: Callable[[Delivery], None]) -> None:
+        """Who waited for it does no longer."""
+        if isinstance(self._state, tuple):
+            self._state = tuple(waiting for waiting in self._state if waiting != callback)
+
     @property
     def awaited(self) -> bool:
         """It is pending, and somebody asked for the outcome."""
@@ -298,6 +303,11 @@ class Outbox:
             callback()
         else:
             self._drained.append(callback)
+
+    def not_when_drained(self, callback: Callable[[], None]) -> None:
+        """Who waited for room does no longer."""
+        if callback in self._drained:
+            self._drained.remove(callback)
 
     def _settle_all(self, queues: Sequence[deque[Delivery]], outcome: Callable[[], Rejected | DeliveryUnknown]) -> None:
         for queue in queues:
