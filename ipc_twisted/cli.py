@@ -8,6 +8,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Coroutine
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,7 +28,7 @@ from ipc_twisted.connection_file import default_folder
 from ipc_twisted.core.envelope import SecureEnvelope
 from ipc_twisted.core.key_schedule import MIN_SECRET_BYTES
 from ipc_twisted.endpoints import connect
-from ipc_twisted.errors import Category, IPCError, KeyFileError, NotConnected
+from ipc_twisted.errors import Category, DeliveryUnknown, IPCError, KeyFileError, NotConnected
 from ipc_twisted.keys import Keyring, write_new_key_file
 from ipc_twisted.protocol import SecureIPCProtocol
 
@@ -44,6 +45,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     if options.command == "send":
         if options.port is not None and options.key_file is None:
             options.parser.error("--port needs --key-file: only a connection file can name a generated key")
+        options.wait_reply = options.wait_reply or options.reply_kind is not None
         try:
             options.payload_bytes = _payload(options)
         except OSError as problem:
@@ -61,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         description="A secure local inter-process transport for Twisted, over TCP on 127.0.0.1.",
         epilog="The server is: twistd --nodaemon ipc (see twistd ipc --help).",
     )
+    parser.add_argument("--version", action="version", version=f"ipc_twisted {version('ipc_twisted')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="demo | keygen | send")
 
     commands.add_parser(
@@ -96,19 +99,22 @@ def _parser() -> argparse.ArgumentParser:
     payload.add_argument("--payload", metavar="S", help="text, sent as UTF-8; default: 0 bytes")
     payload.add_argument("--payload-file", metavar="F", help="'-' for standard input")
     send.add_argument("--wait-reply", action="store_true", help="wait for one message back and print its payload")
-    send.add_argument("--reply-kind", metavar="K", help="the kind of the reply; default: the one sent")
+    send.add_argument("--reply-kind", metavar="K", help="its kind, which implies --wait-reply; default: the one sent")
     send.add_argument(
         "--timeout",
         type=_seconds,
         default=_DEFAULT_TIMEOUT_SECONDS,
         metavar="SECONDS",
-        help="for the outcome, and again for the reply; default %(default)g",
+        help="for the connection, again for the outcome, and again for the reply; default %(default)g",
     )
     return parser
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, not {text!r}")
     return seconds
@@ -134,7 +140,11 @@ def _keygen(file: str | None) -> int:
 
 
 async def _demo(reactor: Any) -> int:
-    return OK if await demo.run(reactor, sys.stdout) else FAILED
+    try:
+        return OK if await demo.run(reactor, sys.stdout) else FAILED
+    except demo.NotStartedError as problem:
+        print(f"ipc-twisted demo: {problem}", file=sys.stderr)
+        return FAILED
 
 
 async def _send(reactor: Any, options: argparse.Namespace) -> int:
@@ -152,7 +162,7 @@ async def _send(reactor: Any, options: argparse.Namespace) -> int:
             allowed_kinds=[options.reply_kind or options.kind] if options.wait_reply else [],
             handler=on_reply if options.wait_reply else None,
             service=options.service,
-        )
+        ).addTimeout(options.timeout, reactor)
         try:
             await _exchange(reactor, connection, reply, options)
         finally:
@@ -161,7 +171,7 @@ async def _send(reactor: Any, options: argparse.Namespace) -> int:
         print(f"ipc-twisted send: {problem}", file=sys.stderr)
         return FAILED
     except TimeoutError:
-        print(f"ipc-twisted send: no answer in {options.timeout:g} s", file=sys.stderr)
+        print(f"ipc-twisted send: not connected in {options.timeout:g} s: nothing was sent", file=sys.stderr)
         return FAILED
     return OK
 
@@ -170,7 +180,12 @@ async def _exchange(
     reactor: Any, connection: SecureIPCProtocol, reply: Deferred[SecureEnvelope], options: argparse.Namespace
 ) -> None:
     delivery = connection.send(options.kind, options.payload_bytes, reply_to="ipc-twisted send")
-    await delivery.as_deferred().addTimeout(options.timeout, reactor)
+    try:
+        await delivery.as_deferred().addTimeout(options.timeout, reactor)
+    except TimeoutError:
+        raise DeliveryUnknown(
+            Category.DELIVERY_UNKNOWN, f"no outcome in {options.timeout:g} s; the message may have been handed over"
+        ) from None
     print("accepted", file=sys.stderr)
     if not options.wait_reply:
         return
@@ -180,8 +195,13 @@ async def _exchange(
             reply.errback(NotConnected(category, "the connection ended before a reply came"))
 
     connection.wait_closed().addCallback(ended)
-    envelope = await reply.addTimeout(options.timeout, reactor)
-    sys.stdout.buffer.write(envelope.payload_bytes)
+    try:
+        envelope = await reply.addTimeout(options.timeout, reactor)
+    except TimeoutError:
+        kind = options.reply_kind or options.kind
+        why = f"the message was accepted, but no reply of kind {kind!r} came in {options.timeout:g} s"
+        raise NotConnected(Category.CLOSED, why) from None
+    sys.stdout.buffer.write(envelope.payload_bytes + (b"\n" if sys.stdout.isatty() else b""))
     sys.stdout.buffer.flush()
 
 

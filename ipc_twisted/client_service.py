@@ -210,23 +210,22 @@ class ExecutionIPCClientService(Service):
     # How it goes
 
     async def _stay_connected(self) -> None:
-        while not self._is_done():
+        while True:
             self._attempts += 1
             try:
                 connection = await self._dialler.dial(self._factory)
             except IPCError as problem:
                 self._failed(problem)
             except Exception:
-                if self._cut_off:
-                    return
-                _log.failure("an attempt to connect failed in a way that it should not have")
+                if not self._cut_off:
+                    _log.failure("an attempt to connect failed in a way that it should not have")
             else:
                 self._connected(connection)
                 category = await connection.wait_closed()
                 self._connection = self._connected_since = None
                 self._last_error = NotConnected(category, "the connection ended")
-                if self._is_done():
-                    return
+            if self._cut_off or self._is_done():
+                return
             await deferLater(self._clock, _retry_delay(self._attempts))
 
     def _connected(self, connection: SecureIPCProtocol) -> None:

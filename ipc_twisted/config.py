@@ -110,7 +110,8 @@ class ExecutionIPCConfig(msgspec.Struct, frozen=True, kw_only=True):
         except OSError as problem:
             raise ConfigError([f"{name}: cannot be read: {problem.strerror}"]) from None
         except (ValueError, RecursionError) as problem:  # not UTF-8, not TOML, not JSON, nested too deep
-            raise ConfigError([f"{name}: {problem}"]) from None
+            form = "JSON" if name.endswith(".json") else "TOML (JSON needs a name that ends in .json)"
+            raise ConfigError([f"{name}: is no {form}: {problem}"]) from None
         return cls.from_mapping(mapping)
 
     @property
@@ -156,6 +157,8 @@ def _problems(section: Any) -> list[str]:
     problems: list[str] = []
     if not isinstance(section, Mapping):
         return [f"{_path()}: must be a table of settings"]
+    if SECTION[-1] in section:
+        problems.append(f"{SECTION[-1]}: the table is named [{_path()}]")
     if "allowed_kinds" not in section:
         problems.append(
             f"{_path('allowed_kinds')}: is missing; list the kinds that may be received, such as ['job.run']"

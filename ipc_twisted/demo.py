@@ -40,6 +40,10 @@ class Server(NamedTuple):
     log: Path
 
 
+class NotStartedError(Exception):
+    """The child ended instead of listening; the message is its log."""
+
+
 class Line(NamedTuple):
     """One line of the table: what was expected and what was seen must be the same."""
 
@@ -97,7 +101,7 @@ def _server(folder: Path) -> Iterator[Server]:
     try:
         while not file.exists():
             if child.poll() is not None:
-                raise RuntimeError(f"twistd ipc did not start:\n{log.read_text(errors='replace')}")
+                raise NotStartedError(f"twistd ipc did not start:\n{log.read_text(errors='replace')}")
             time.sleep(0.02)  # the file is the announcement, and it comes from another process
         info = connection_file.read(file)
         yield Server(child, file, info, Keyring.from_file(info.key_file or ""), log)

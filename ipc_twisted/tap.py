@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -121,16 +123,27 @@ class Options(usage.Options):
 
     def _handler(self) -> Handler:
         module_name, colon, name = self["handler"].partition(":")
-        if not (module_name and colon and name):
-            raise usage.UsageError(f"--handler: must be package.module:callable, not {self['handler']!r}")
+        if not (module_name and colon and name) or module_name.endswith(".py"):
+            raise usage.UsageError(
+                f"--handler: must be package.module:callable, such as jobs:run, not {self['handler']!r}"
+            )
         try:
             handler = getattr(importlib.import_module(module_name), name)
-        except (ImportError, AttributeError, TypeError, ValueError) as problem:
+        except Exception as problem:  # whatever a module of the application's raises when it is imported
             missing = isinstance(problem, ModuleNotFoundError) and module_name.startswith(str(problem.name))
             hint = " (put its folder on PYTHONPATH)" if missing else ""
-            raise usage.UsageError(f"--handler: {self['handler']!r} cannot be imported: {problem}{hint}") from None
+            raise usage.UsageError(
+                f"--handler: {self['handler']!r} cannot be imported: {type(problem).__name__}: {problem}{hint}"
+            ) from None
         if not callable(handler):
             raise usage.UsageError(f"--handler: {self['handler']!r} is not callable")
+        with suppress(ValueError):  # some callables of C tell no signature
+            try:
+                inspect.signature(handler).bind(None, None)
+            except TypeError:
+                raise usage.UsageError(
+                    f"--handler: {self['handler']!r} must take two arguments, an envelope and its connection"
+                ) from None
         return handler  # type: ignore[no-any-return]  # what it takes is seen when it is called
 
 

@@ -65,14 +65,14 @@ def test_who_asks_after_the_end_is_told_at_once() -> None:
 
 
 def test_a_callback_that_ends_the_connection_settles_nothing_twice() -> None:
-    """It runs in the middle of a receipt, and takes the rest away from it."""
+    """It runs in the middle of a receipt, whose word counts for the rest all the same."""
     box = Box()
     box.add(1, awaited=False)
     box.added[0].add_done_callback(lambda _: box.outbox.lose())
     box.add(2)
     box.write()
     box.outbox.take_receipt(2, [(2, Category.EXPIRED)], 3)
-    assert box.ends == [(1, "delivery_unknown"), (2, "delivery_unknown")]
+    assert box.ends == [(1, "accepted"), (2, "expired")]
     assert (box.outbox.buffered, box.unclaimed) == (0, [])
 
 

@@ -263,21 +263,23 @@ class Outbox:
             previous = seq
         categories = dict(rejected)
         if categories:
-            decided = takewhile(lambda delivery: delivery.seq <= through, self.in_flight)
-            if not categories.keys() <= {delivery.seq for delivery in decided}:
+            to_decide = takewhile(lambda delivery: delivery.seq <= through, self.in_flight)
+            if not categories.keys() <= {delivery.seq for delivery in to_decide}:
                 raise Malformed("a rejected record was no envelope")
         self._through = through
         in_flight = self.in_flight
-        accepted = 0
+        decided: list[Delivery] = []
         while in_flight and in_flight[0].seq <= through:
-            delivery = in_flight.popleft()
-            if categories and (category := categories.get(delivery.seq)) is not None:
-                self._rejected(delivery, category)
+            decided.append(in_flight.popleft())
+        accepted = [delivery for delivery in decided if delivery.seq not in categories] if categories else decided
+        # Counted before anybody is told, since who is told may look, send, or end the connection.
+        self.buffered -= sum([delivery.cost for delivery in accepted])
+        self._tally["accepted"] += len(accepted)
+        for delivery in decided:
+            if categories and delivery.seq in categories:
+                self._rejected(delivery, categories[delivery.seq])
             else:  # the hot path
-                accepted += 1
-                self.buffered -= delivery.cost
                 delivery.settle(None)
-        self._tally["accepted"] += accepted
         self._wake()
 
     def closed_by_peer(self, category: Category, seq: int | None) -> None:
