@@ -71,9 +71,8 @@ class Keyring:
         try:
             with os.fdopen(descriptor, "rb") as file:
                 content = file.read(MAX_KEY_FILE_BYTES + 1)
-        except (OSError, ValueError) as problem:
-            why = problem.strerror if isinstance(problem, OSError) else "it cannot be one"
-            raise KeyFileError(Category.KEY_INVALID, f"cannot read {name}: {why}") from None
+        except OSError as problem:
+            raise KeyFileError(Category.KEY_INVALID, f"cannot read {name}: {problem.strerror}") from None
         return cls(_parse(content, name))
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -29,7 +30,6 @@ from ipc_twisted.service import ExecutionIPCService
 _log = Logger(namespace="ipc_twisted")
 
 DEFAULT_KIND = "job.run"
-MAX_STANDARD_DESCRIPTOR = 2
 DEFAULT_HANDLER = "ipc_twisted.handlers:echo"
 
 
@@ -114,8 +114,8 @@ class Options(usage.Options):
         number = self["key-fd"]
         if self["key-file"] is not None:
             raise usage.UsageError("--key-fd and --key-file: only one of them can be the key")
-        if not (number.isascii() and number.isdigit() and int(number) > MAX_STANDARD_DESCRIPTOR):
-            raise usage.UsageError(f"--key-fd: must be a descriptor above {MAX_STANDARD_DESCRIPTOR}, not {number!r}")
+        if not re.fullmatch(r"[3-9]|[1-9][0-9]{1,6}", number):  # 0 to 2 are the standard ones
+            raise usage.UsageError(f"--key-fd: must be a descriptor above 2, not {number!r}")
         try:
             return Keyring.from_descriptor(int(number))
         except KeyFileError as problem:

@@ -586,7 +586,6 @@ def test_what_a_drained_receiver_rejects_goes_to_the_next_connection() -> None:
 
 
 @pytest.mark.parametrize("end", ["close", "abandon"])
-@pytest.mark.xfail(reason="the connection says so of itself although it has ended", strict=True)
 def test_a_connection_that_ends_while_it_is_attached_is_never_said_to_be_authenticated(end: str) -> None:
     """Who is told what the new receiver does not take may stop everything. The owner would hold a dead connection."""
     box = Resending()

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -359,15 +360,93 @@ def test_a_key_file_may_be_named_in_either_place(tmp_path: Path, where: str) -> 
         ("tests.child_handlers", "must be package.module:callable"),
         ("tests.child_handlers:", "must be package.module:callable"),
         (":echo", "must be package.module:callable"),
-        ("no.such.module:run", "cannot be imported: No module named"),
+        ("jobs.py:run", "must be package.module:callable"),
+        ("no.such.module:run", "cannot be imported: ModuleNotFoundError: No module named 'no' (put its folder on"),
         ("tests.child_handlers:no_such_name", "cannot be imported"),
         ("tests.child_handlers:not_callable", "is not callable"),
+        ("os:getcwd", "must take two arguments, an envelope and its connection"),
     ],
 )
 def test_a_handler_that_cannot_be_had_is_refused(name: str, says: str) -> None:
     said = usage_error("--handler", name)
     assert said.startswith("--handler: ")
     assert says in said
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("def run(:", "SyntaxError: invalid syntax (broken.py, line 1)"),
+        ("raise RuntimeError('no database')", "RuntimeError: no database"),
+        ("def run(envelope): pass", "must take two arguments"),
+    ],
+)
+def test_a_module_that_is_broken_is_a_usage_error_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, says: str
+) -> None:
+    (tmp_path / "broken.py").write_text(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    assert says in usage_error("--handler", "broken:run")
+
+
+# --- options: the key from a descriptor -------------------------------------------------------------------------------
+
+
+def _pipe(content: bytes) -> int:
+    reading, writing = os.pipe()
+    os.write(writing, content)
+    os.close(writing)
+    return reading
+
+
+def test_a_key_may_come_from_an_inherited_descriptor_and_is_read_once() -> None:
+    reading = _pipe(f"# current\n{SECRET.hex()}\n".encode())
+    options = parsed("--key-fd", str(reading))
+    assert options.keyring is not None
+    assert options.keyring.is_same(Keyring([SECRET]))
+    assert options.key_file is None
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(reading)
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        ("x", "must be a descriptor above 2, not 'x'"),
+        ("-1", "must be a descriptor above 2"),
+        ("٣", "must be a descriptor above 2"),
+        ("0", "must be a descriptor above 2"),
+        ("999999", "cannot read file descriptor 999999: Bad file descriptor"),
+        ("9" * 30, "must be a descriptor above 2"),
+    ],
+)
+def test_a_descriptor_that_is_none_is_refused(number: str, says: str) -> None:
+    assert says in usage_error("--key-fd", number)
+
+
+@pytest.mark.parametrize("content", [b"", b"secret", SECRET.hex().encode() * 100])
+def test_a_descriptor_that_holds_no_key_is_refused_without_repeating_it(content: bytes) -> None:
+    reading = _pipe(content)
+    said = usage_error("--key-fd", str(reading))
+    assert "key_invalid: 'file descriptor" in said
+    assert SECRET.hex() not in said
+
+
+def test_a_key_comes_from_one_place(tmp_path: Path) -> None:
+    key = _write(tmp_path / "key", SECRET.hex())
+    assert "only one of them" in usage_error("--key-fd", "9", "--key-file", str(key))
+
+
+def test_a_server_whose_key_came_from_a_descriptor_serves_and_stores_it_nowhere() -> None:
+    reading = _pipe(SECRET.hex().encode())
+    with TwistdChild("--key-fd", str(reading), pass_fds=[reading]) as child:
+        os.close(reading)
+        with Peer.connect(child.port, SECRET) as peer:
+            assert peer.receipt_for(peer.send_envelope("job.run", b"")) == "accepted"
+        assert "key_file" not in child.info
+        stored = b"".join(path.read_bytes() for path in child.folder.rglob("*") if path.is_file())
+        assert SECRET.hex().encode() not in stored
 
 
 def test_without_options_the_handler_echoes_and_the_kind_is_job_run() -> None:

@@ -47,6 +47,7 @@ class TwistdChild:
     :param handler: passed on as ``--handler``; None leaves that out.
     :param folder: its ``XDG_RUNTIME_DIR``; None makes one. A folder that is passed on outlives the child.
     :param runner: what runs the plugin.
+    :param pass_fds: file descriptors that it inherits.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class TwistdChild:
         folder: Path | None = None,
         runner: Sequence[str] = TWISTD,
         python: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self._stack = ExitStack()
         self.folder = folder or Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ipc-")))
@@ -84,6 +86,7 @@ class TwistdChild:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            pass_fds=pass_fds,
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()

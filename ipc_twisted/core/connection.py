@@ -246,6 +246,8 @@ class Connection:
         self._attached = True
         self.state = State.OPEN
         self.outbox.attach(outcome.instance, partial(_refusal, self._link))
+        if self.state is not State.OPEN:  # who was told of an outcome has ended it
+            return b""
         if self._draining is not None:
             self.drain(self._draining)
         self._callbacks.authenticated()
