@@ -38,7 +38,7 @@ from ipc_twisted.core.codec import (
     serialize_close,
     serialize_receipt,
 )
-from ipc_twisted.core.connection import State
+from ipc_twisted.core.connection import TRANSITIONS, State
 from ipc_twisted.core.envelope import FIELD_RULES, MAX_HEADER_BYTES
 from ipc_twisted.core.framing import FRAME_OVERHEAD, MIN_LENGTH
 from ipc_twisted.core.handshake import ClientHandshake, Endpoint, Limits, ServerHandshake
@@ -120,7 +120,7 @@ def test_every_page_is_in_the_index() -> None:
 @pytest.mark.parametrize("page", PAGES.keys() - {"README.md"})
 def test_every_page_says_what_it_covers_and_what_is_left(page: str) -> None:
     text = prose(read(page))
-    assert "**Covers phase 1 of the plan: the link.**" in text
+    assert "**Covers phases 1 and 2 of the plan: the link, and nothing lost.**" in text
     assert "Left to later phases" in text
 
 
@@ -146,7 +146,7 @@ def test_no_page_names_paths_or_tools_of_one_machine(page: str) -> None:
 
 @each_page
 def test_every_block_is_of_a_language_that_is_tested_or_shown(page: str) -> None:
-    assert {block.language for block in blocks(page)} <= {"python", "sh", "toml", "json", "text", "vector"}
+    assert {block.language for block in blocks(page)} <= {"python", "sh", "toml", "json", "text", "vector", "mermaid"}
     assert 2 * len(blocks(page)) == len(re.findall(r"^\s*```", read(page), re.MULTILINE))
 
 
@@ -249,8 +249,25 @@ def test_every_module_is_listed_and_imports_only_what_is_above_it() -> None:
 
 
 def test_the_states_are_those_of_the_code() -> None:
-    rows = table(read("docs/design.md"), "state", "what is read and written", "how it is left")
+    rows = table(read("docs/design.md"), "state", "what is read and written")
     assert [state.strip("`") for state, *_ in rows] == [state.value for state in State]
+
+
+def diagram() -> tuple[str, str]:
+    """The page with the states, and how it would be if its diagram were made now."""
+    lines = ["stateDiagram-v2", "    [*] --> handshake"]
+    for state, following in TRANSITIONS.items():
+        lines += [f"    {state.value} --> {to.value}: {upon.replace(';', ',')}" for to, upon in following.items()]
+        lines += [] if following else [f"    {state.value} --> [*]"]
+    text = read("docs/design.md")
+    before, start, rest = text.partition("<!-- generated: states -->\n")
+    _, end, after = rest.partition("<!-- end -->\n")
+    return text, "".join((before, start, "```mermaid\n", *(f"{line}\n" for line in lines), "```\n", end, after))
+
+
+def test_the_state_diagram_is_that_of_the_code() -> None:
+    is_now, would_be = diagram()
+    assert is_now == would_be, "run: python -m tests.test_docs"
 
 
 # --- security profile -------------------------------------------------------------------------------------------------
@@ -323,13 +340,12 @@ def test_the_table_of_keys_has_each_with_its_default_and_rule() -> None:
     assert sorted(row[:3] for row in rows) == sorted(expected)
 
 
-def test_the_limits_that_do_nothing_yet_are_marked() -> None:
+def test_every_limit_does_something() -> None:
     used = {node.attr for tree in sources().values() for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     rows = table(read("docs/configuration.md"), "key", "default", "rule", "what it is")
-    for key, *_, what in rows:
+    for key, *_ in rows:
         name = key.strip("`")
-        if name.startswith("limits."):
-            assert what.startswith("not used yet") == (name.removeprefix("limits.") not in used), name
+        assert name.rpartition(".")[2] in used or not name.startswith("limits."), name
 
 
 def test_the_examples_are_good_configurations() -> None:
@@ -385,7 +401,7 @@ def test_every_category_is_explained_and_no_other() -> None:
     assert all(all(cells) for place in listed for cells in place.values())
 
 
-def test_the_categories_that_cannot_occur_yet_are_marked() -> None:
+def test_every_category_occurs_in_the_package() -> None:
     used = {
         node.attr
         for module, tree in sources().items()
@@ -393,9 +409,7 @@ def test_the_categories_that_cannot_occur_yet_are_marked() -> None:
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "Category" and module != "errors.py"
     }
     used.add(Category.CONFIG_INVALID.name)  # every ConfigError; errors.py itself says so
-    where = [(category, cells[0]) for place in PLACES for category, cells in categories(place).items()]
-    can_occur = {category for category, text in where if "*not yet*" not in text}
-    assert can_occur == {category.value for category in Category if category.name in used}
+    assert {category.name for category in Category} <= used
 
 
 @pytest.mark.parametrize("name", ["handshake_reject", "records_reject"])
@@ -573,8 +587,8 @@ class Follower:
         if program == "ipc-twisted":
             self.run("-m", "ipc_twisted.cli", *arguments)
             return
-        if program in TEST_RUNNERS:
-            self.run("-m", TEST_RUNNERS[program], *arguments)
+        if program in TEST_RUNNERS:  # -P: as the command itself, which does not look in the current folder
+            self.run("-P", "-m", TEST_RUNNERS[program], *arguments, **variables)
             return
         assert (program, arguments[:2]) == ("twistd", ["--nodaemon", "ipc"]), command
         with pytest.MonkeyPatch.context() as patch:
@@ -588,8 +602,9 @@ class Follower:
         self.server = TwistdChild(*options, handler=None, folder=self.folder, python=("-P",))
         self.server.__enter__()
 
-    def run(self, *arguments: str) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(self.folder)}
+    def run(self, *arguments: str, **variables: str) -> None:
+        environment = {**os.environ, **variables, "XDG_RUNTIME_DIR": str(self.folder)}
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [variables.get("PYTHONPATH")])])
         done = subprocess.run(
             [sys.executable, *arguments],
             cwd=self.folder,
@@ -621,3 +636,4 @@ def test_the_programs_and_commands_of_a_page_work(page: str, runtime_folder: Pat
 if __name__ == "__main__":
     for written in GENERATED:
         PAGES[written].write_text(generated(written)[1], encoding="utf-8")
+    PAGES["docs/design.md"].write_text(diagram()[1], encoding="utf-8")

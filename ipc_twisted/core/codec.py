@@ -100,6 +100,8 @@ TOLD_BY_CLOSE = frozenset(
         Category.TOO_MANY_CONNECTIONS,
         Category.KEY_UNKNOWN,
         Category.CLOCK_STEPPED,
+        Category.WRITE_STALLED,
+        Category.RECEIPT_TIMEOUT,
     }
 )
 """What a connection can be ended with in a word."""

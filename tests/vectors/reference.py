@@ -14,6 +14,17 @@ from tests import wire_peer as wire
 from tests.vectors.common import Case
 from tests.wire_peer import CLOSE, ENVELOPE, MAX_HEADER, MIN_LENGTH, RECEIPT, WireError
 
+REJECTIONS = (
+    *("kind_not_allowed", "expired", "not_yet_valid", "replayed", "outside_replay_window", "replay_cache_full"),
+    "shutting_down",
+)
+CLOSES = (
+    *("malformed", "payload_too_large", "signature_missing", "signature_invalid", "sequence_gap", "replayed"),
+    *("credit_exceeded", "frame_timeout", "closed", "shutting_down", "too_many_connections", "key_unknown"),
+    *("clock_stepped", "write_stalled", "receipt_timeout"),
+)
+"""The categories of section 7 that are told; all others a side finds by itself."""
+
 # --- records ----------------------------------------------------------------------------------------------------------
 
 
@@ -108,10 +119,12 @@ def _told(record: wire.Record, header: Any, sender: dict[str, Any]) -> dict[str,
         fields = {"through": through, "rejected": rejected, "messages": messages, "bytes": octets}
     else:
         category, through, rejected, cause = header
-        legal = type(category) is str and (cause is None or (type(cause) is int and cause >= 0))
+        legal = category in CLOSES and (cause is None or (type(cause) is int and cause >= 0))
         fault = None if legal else "category or cause"
         fields = {"category": category, "through": through, "rejected": rejected, "cause": cause}
     fault = fault or wire.receipt_fault(sent, sender["through"], through, rejected)
+    if not fault and any(category not in REJECTIONS for _, category in rejected):
+        fault = "a category that no receipt tells"
     if fault:
         _malformed(fault)
     return fields
