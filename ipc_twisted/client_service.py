@@ -269,7 +269,7 @@ class ExecutionIPCClientService(Service):
         return True
 
     async def _stop(self) -> None:
-        if self._loop is None:
+        if self._loop is None or self._idle is not None:
             return
         self._idle = Deferred()
         seconds = self._limits.drain_seconds

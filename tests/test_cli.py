@@ -8,8 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 
 import pytest
+
+from tests.memory_link import SECRET
+from tests.raw_peer import Listener, ServerPeer
 
 CLI = [sys.executable, "-m", "ipc_twisted.cli"]
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "--nodaemon", "--pidfile=", "ipc"]
@@ -81,7 +85,44 @@ def test_a_reply_of_another_kind_is_named(connection_file: Path) -> None:
     )
     assert done.returncode == 1
     assert b"kind_not_allowed kind='job.run'" in done.stderr
-    assert b"no answer in 0.5 s" in done.stderr
+    assert b"the message was accepted, but no reply of kind 'job.done' came in 0.5 s" in done.stderr
+
+
+def key_file(folder: Path) -> str:
+    path = folder / "key"
+    path.touch(0o600)
+    path.write_text(SECRET.hex())
+    return str(path)
+
+
+def test_a_server_that_says_nothing_is_told_apart_from_a_message_without_an_outcome(tmp_path: Path) -> None:
+    key = key_file(tmp_path)
+    options = ("--key-file", key, "--kind", "job.run", "--timeout", "0.5")
+    with Listener() as listener:
+        done = run("send", "--port", str(listener.port), *options)
+        assert done.returncode == 1
+        assert b"not connected in 0.5 s: nothing was sent" in done.stderr
+        listener.accept_raw().close()
+        peers: list[ServerPeer] = []
+        thread = Thread(target=lambda: peers.append(listener.accept(SECRET)))
+        thread.start()
+        done = run("send", "--port", str(listener.port), *options)
+        thread.join()
+        peers[0].close()
+    assert done.returncode == 1
+    assert b"delivery_unknown: no outcome in 0.5 s; the message may have been handed over" in done.stderr
+
+
+def test_a_reply_kind_alone_waits_for_a_reply(connection_file: Path) -> None:
+    done = run(
+        *("send", "--connection-file", str(connection_file), "--kind", "job.run", "--payload", "hello"),
+        *("--reply-kind", "job.run"),
+    )
+    assert (done.returncode, done.stdout) == (0, b"hello")
+
+
+def test_it_says_which_release_it_is() -> None:
+    assert re.fullmatch(rb"ipc_twisted \d+\.\d+\.\d+\n", run("--version").stdout)
 
 
 def test_a_payload_too_large_is_refused_before_anything_is_sent(connection_file: Path) -> None:
@@ -98,6 +139,7 @@ def test_a_payload_too_large_is_refused_before_anything_is_sent(connection_file:
     ("arguments", "says"),
     [
         (["send", "--kind", "job.run", "--timeout", "nan"], b"a number of seconds above 0"),
+        (["send", "--kind", "job.run", "--timeout", "soon"], b"a number of seconds above 0, not 'soon'"),
         (["send", "--kind", "job.run", "--timeout", "-1"], b"a number of seconds above 0"),
         (["send", "--kind", "job.run", "--timeout", "soon"], b"--timeout"),
         (["send", "--port", "40000", "--kind", "job.run"], b"--port needs --key-file"),

@@ -113,3 +113,9 @@ def test_the_peer_is_told_the_limits_that_were_configured() -> None:
 
 def test_the_descriptors_leave_room_for_the_rest_of_the_process() -> None:
     assert ExecutionIPCConfig.from_mapping(section()).descriptors == 512 + 128 + 64
+
+
+def test_a_table_of_a_wrong_name_is_told_the_right_one() -> None:
+    with pytest.raises(ConfigError) as raised:
+        ExecutionIPCConfig.from_mapping({"execution_ipc": {"allowed_kinds": ["job.run"]}})
+    assert "execution_ipc: the table is named [runtime.platform.execution_ipc]" in raised.value.problems

@@ -153,6 +153,10 @@ def test_a_client_that_was_joined_to_itself_is_dead_before_it_speaks() -> None:
     assert (side.state, side.connection.category, side.output()) == (State.DEAD, Category.SELF_CONNECT, b"")
 
 
+def test_before_the_handshake_there_is_no_credit() -> None:
+    assert server().connection.send_credit == (0, 0)
+
+
 @pytest.mark.parametrize("state", ["handshake server", "handshake client", "closing", "failed", "done", "dead"])
 def test_nothing_can_be_sent_but_on_an_open_connection(state: str) -> None:
     side, _ = in_state(state)

@@ -341,3 +341,8 @@ def test_a_server_removes_its_own_file_and_no_other(tmp_path: Path) -> None:
     broken = there(tmp_path, b"{")
     connection_file.remove_if_ours(broken, INFO)
     assert broken.exists()
+
+
+def test_a_name_that_cannot_be_is_said() -> None:
+    with pytest.raises(ConnectionFileError, match="embedded null byte"):
+        connection_file.read("a\0b")

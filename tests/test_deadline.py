@@ -106,6 +106,27 @@ def test_how_late_is_too_late_can_be_chosen(late: float, missed: bool) -> None:
     deadline.cancel()
 
 
+def test_it_begins_anew_only_once_where_every_turn_takes_long() -> None:
+    """Else a peer that says nothing is never found, for want of a turn that is short enough."""
+    timed = Timed()
+    timed.deadline.start()
+    timed.clock.pump([7, 7, 7, 7, 7])
+    assert len(timed.missed) == 1
+    timed.deadline.start()
+    timed.clock.advance(100)
+    assert len(timed.missed) == 1, "started again, it has its second chance again"
+    timed.deadline.cancel()
+
+
+def test_whether_it_runs_can_be_asked_and_once_it_may_take_another_time() -> None:
+    timed = Timed()
+    assert not timed.deadline.running
+    timed.deadline.start(3)
+    assert timed.deadline.running
+    timed.clock.advance(3)
+    assert (timed.deadline.running, len(timed.missed)) == (False, 1)
+
+
 def test_what_comes_in_the_second_chance_is_in_time() -> None:
     timed = Timed()
     timed.deadline.start()

@@ -121,6 +121,22 @@ def test_a_case_that_is_not_refused_fails_the_demo(tmp_path: Path) -> None:
     assert "expected expired" in done.stdout
 
 
+def test_a_server_that_cannot_start_is_told_in_its_own_words(tmp_path: Path) -> None:
+    """Here for want of file descriptors."""
+    done = subprocess.run(
+        ["sh", "-c", f"ulimit -n 300; exec {sys.executable} -m ipc_twisted.cli demo"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        env=_environment(tmp_path),
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("ipc-twisted demo: twistd ipc did not start:")
+    assert "type: ulimit -n 704" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_screen_is_plain_where_colour_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

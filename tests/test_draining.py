@@ -136,3 +136,17 @@ class DrainTests(SynchronousTestCase):
         link.peer.send_close("shutting_down", -1)
         self.assertIsInstance(sent.exception(), Rejected)
         self.assertEqual(link.protocol.category, Category.SHUTTING_DOWN)
+
+    def test_who_answers_the_close_in_the_last_second_is_not_cut_off(self) -> None:
+        self.server.handler = self.wait
+        link = self.server.connect()
+        link.send()
+        self.stop()
+        self.server.turn(9.1)
+        link.peer.read_until_close()
+        link.peer.send_close()
+        self.server.turn()
+        self.assertTrue(link.transport.lost)
+        self.assertFalse(link.transport.aborted)
+        self.assertEqual(self.done, [False])
+        self.running[0].callback(None)

@@ -236,6 +236,17 @@ def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
         Keyring.from_file(tmp_path / "k")
 
 
+def test_a_name_that_cannot_be_is_said() -> None:
+    with pytest.raises(KeyFileError, match=r"cannot read 'a.*b': embedded null byte"):
+        Keyring.from_file("a\0b")
+
+
+@pytest.mark.parametrize("secrets", [ONE, ONE.hex(), [ONE.hex()], 5])
+def test_what_is_no_list_of_bytes_is_said_with_what_it_must_be(secrets: Any) -> None:
+    with pytest.raises(KeyFileError, match="a keyring takes a list of secrets, each bytes"):
+        Keyring(secrets)
+
+
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     good, bad = key_file(tmp_path, ONE.hex().encode()), tmp_path
     before = len(os.listdir("/proc/self/fd"))

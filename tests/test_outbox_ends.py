@@ -225,3 +225,33 @@ def test_a_delivery_shows_its_state_and_none_of_its_payload(error: Any, shown: s
     if error != "pending":
         sent.settle(error)
     assert repr(sent) == f"<Delivery kind='job.run' trace_id='t\\n' {shown}>"
+
+
+def test_who_waits_no_longer_is_not_called_and_the_outcome_is_then_nobodys() -> None:
+    box = Box()
+    box.add(2, awaited=False)
+    waiting, gone = box.added
+    told: list[Delivery] = []
+    for sent in (waiting, gone):
+        sent.add_done_callback(told.append)
+    gone.remove_done_callback(told.append)
+    gone.remove_done_callback(told.append)
+    box.outbox.lose()
+    assert (told, box.unclaimed) == ([waiting], [gone])
+    waiting.remove_done_callback(told.append)
+
+
+def test_who_waits_for_room_no_longer_keeps_nobody_behind_waiting() -> None:
+    box = Box(limit=COST)
+    box.add(1)
+    went: list[str] = []
+
+    def first() -> None:
+        went.append("first")
+
+    box.outbox.when_drained(first)
+    box.outbox.when_drained(lambda: went.append("second"))
+    box.outbox.not_when_drained(first)
+    box.outbox.not_when_drained(first)
+    box.outbox.lose()
+    assert went == ["second"]

@@ -28,6 +28,7 @@ from ipc_twisted import (
     SecureIPCProtocol,
     SendBufferFull,
 )
+from ipc_twisted.config import SPARE_DESCRIPTORS
 from ipc_twisted.log_limit import LINES, SECONDS
 from ipc_twisted.protocol import LINGER_SECONDS, WRITE_BYTES
 from tests import wire_peer as wire
@@ -610,6 +611,16 @@ class StrangersTests(LoggedTestCase):
         self.assertEqual([link.transport.lost for link in links], [True, True, True, False, False])
         self.assertEqual([*server.factory.pending], [link.protocol for link in links[3:]])
 
+    def test_at_the_descriptor_budget_a_newcomer_is_closed_at_once(self) -> None:
+        """Those that were given up are closed in the next turn only, and a batch may be larger than what is spare."""
+        server = MemoryServer({"max_connections": 1, "max_pending_handshakes": 1})
+        for _ in range(1 + 1 + SPARE_DESCRIPTORS // 2):
+            server.accept()
+        self.assertIsNone(server.factory.buildProtocol(None))
+        self.assertEqual(server.factory.counters["handshake", "refused"], 1)
+        server.turn()
+        self.assertIsNotNone(server.factory.buildProtocol(None))
+
     def test_who_is_in_is_no_longer_pending(self) -> None:
         server = MemoryServer({"max_pending_handshakes": 1})
         links = [server.connect() for _ in range(5)]
@@ -944,6 +955,30 @@ class SendTests(LoggedTestCase):
             self.failureResultOf(deferred, CancelledError)
         self.link.peer.abort()
         self.server.turn()
+
+    def test_a_rejection_is_nobodys_where_the_wait_for_it_was_cancelled(self) -> None:
+        waiting = self.link.protocol.send("job.run", b"").as_deferred()
+        self.server.turn()
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.link.peer.send_receipt(0, [[0, "expired"]])
+        self.assertEqual(self.server.factory.counters["unclaimed", "expired"], 1)
+
+    def test_a_callback_that_raises_whatever_it_is_disturbs_no_other(self) -> None:
+        """Neither another waiter, nor another message, nor the connection."""
+
+        def raises(_delivery: Any) -> None:
+            raise SystemExit(3)
+
+        first, second = (self.link.protocol.send("job.run", b"") for _ in range(2))
+        first.add_done_callback(raises)
+        waiting = first.as_deferred(), second.as_deferred()
+        self.server.turn()
+        self.link.peer.send_receipt(1)
+        for deferred in waiting:
+            self.successResultOf(deferred)
+        self.assertTrue(self.link.protocol.is_open)
+        self.assertEqual(len(self.flushLoggedErrors(SystemExit)), 1)
 
     def test_a_fork_says_nothing_under_its_parents_keys(self) -> None:
         self.link.send()

@@ -108,9 +108,10 @@ class Delivery:
             callback(self)
 
     def remove_done_callback(self, callback: Callable[[Delivery], None]) -> None:
-        """Who waited for it does no longer."""
-        if isinstance(self._state, tuple):
-            self._state = tuple(waiting for waiting in self._state if waiting != callback)
+        """Who waited for it does no longer. Of one that is done, nobody waits."""
+        waiting = self._state if isinstance(self._state, tuple) else ()
+        if callback in waiting:
+            self._state = tuple(other for other in waiting if other != callback)
 
     @property
     def awaited(self) -> bool:
