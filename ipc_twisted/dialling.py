@@ -103,8 +103,8 @@ def _read(path: str | os.PathLike[str]) -> ConnectionInfo:
     except FileNotFoundError:
         raise ConnectionFileError(
             Category.CONNECTION_FILE_INVALID,
-            f"there is no connection file {os.fspath(path)!r}: the server is not running, or it writes another one "
-            "(a port is passed as an int)",
+            f"there is no connection file {os.fspath(path)!r}: the server is not running (twistd --nodaemon ipc), or "
+            "writes another one (by default in $XDG_RUNTIME_DIR, which both need alike; a port is passed as an int)",
         ) from None
 
 
@@ -133,9 +133,9 @@ def _hint(info: ConnectionInfo | None, keyring: Keyring, service: str) -> str:
     if info is None:
         return ""
     if info.service != service:
-        return f". The connection file is for service {info.service!r}"
+        return f"The connection file is for service {info.service!r}, this side's is {service!r}. "
     if info.key_id != keyring.current.key_id(service).hex():
-        return f". The server's current key id is {info.key_id}"
+        return f"The server's current key id is {info.key_id}: give this side a copy of the server's key file. "
     return ""
 
 

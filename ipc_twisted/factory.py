@@ -327,4 +327,4 @@ class SecureIPCClientFactory(SharedFactory):
             Category.SELF_CONNECT: "nobody listens there: the kernel connected this socket to itself",
         }
         where = f"127.0.0.1:{self._port}: "
-        return HandshakeError(category, where + candidates.get(category, "the connection ended") + self._hint)
+        return HandshakeError(category, where + self._hint + candidates.get(category, "the connection ended"))
