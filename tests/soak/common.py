@@ -20,6 +20,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
+import msgspec
+
+from ipc_twisted import Statistics
+from tests.raw_peer import Peer
 from tests.twistd_child import ROOT, Finished, TwistdChild, read_key
 
 KIND = "job.run"
@@ -211,6 +215,48 @@ class Receiver:
     def handed_over(self, at_least: int, seconds: float = SECONDS) -> int:
         """Wait until so many envelopes were handed over, of all its lives."""
         return poll(f"{at_least} handed over", lambda: (n := len(lines(self.log, "h"))) >= at_least and n, seconds)
+
+
+class Control:
+    """A raw peer of a receiver that asks what it holds, and finds out whether it works.
+
+    :param receiver: one that runs.
+    """
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._peer = Peer.connect(receiver.child.port, receiver.key)
+        self._pid = receiver.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._peer.close()
+
+    def ask(self, target: str) -> None:
+        """Send a message, and wait until it is accepted.
+
+        :raises AssertionError: it ended otherwise.
+        """
+        outcome = self._peer.receipt_for(self._peer.send_envelope(KIND, target=target, trace_id="control"))
+        if outcome != "accepted":
+            raise AssertionError(f"a message on an open connection ended {outcome}")
+
+    def report(self) -> dict[str, Any]:
+        """See :mod:`tests.soak.handlers`."""
+        self._peer.send_envelope(KIND, target="report", trace_id="control")
+        answer: dict[str, Any] = json.loads(self._peer.read_envelope()["payload"])
+        self._peer.send_receipt()
+        return answer
+
+    def resident(self) -> int:
+        """Bytes of memory that the receiver uses: what is resident, without what its allocator keeps for later."""
+        self.ask("trim")
+        return rss(self._pid)
+
+    def statistics(self) -> Statistics:
+        """What the receiver has counted."""
+        return msgspec.convert(self.report()["statistics"], Statistics)
 
 
 def lines(log: Path, mark: str) -> list[str]:

@@ -7,6 +7,7 @@ done. A target is a verb and its arguments: ``wait:1.5``.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -15,12 +16,15 @@ import tracemalloc
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.task import deferLater
 
 from ipc_twisted import NotConnected, SecureEnvelope, SecureIPCProtocol, SendBufferFull
+from ipc_twisted.factory import SharedFactory
+from ipc_twisted.statistics import statistics
 
 Result = Deferred[Any] | None
 
@@ -81,10 +85,9 @@ def _send(_envelope: SecureEnvelope, connection: SecureIPCProtocol, size: str) -
     """Send as much as may be sent, and go on whenever there is room, until the connection ends."""
 
     async def fill() -> None:
-        payload = bytes(int(size))
         while True:
             try:
-                connection.send("job.run", payload).add_done_callback(lambda _: None)
+                connection.send("job.run", os.urandom(int(size))).add_done_callback(lambda _: None)
             except SendBufferFull:
                 await connection.drained()
             except NotConnected:
@@ -103,18 +106,24 @@ def _report(envelope: SecureEnvelope, connection: SecureIPCProtocol) -> Result:
     from twisted.internet import reactor
 
     gc.collect()
-    factory = connection._shared
+    factory = cast(SharedFactory, connection._shared)
     held = {
         "timers": len(reactor.getDelayedCalls()),
-        "readers": len(reactor.getReaders()),
-        "connections": len(factory.connections),  # type: ignore[attr-defined]
-        "transports": len(factory.transports),  # type: ignore[attr-defined]
-        "pending": len(factory.pending),  # type: ignore[attr-defined]
+        "sockets": len(reactor.getReaders()),
+        "transports": len(factory.transports),
         "objects": len(gc.get_objects()),
         "traced": tracemalloc.get_traced_memory()[0],
-        "by_file": _by_file() if tracemalloc.is_tracing() else [],
+        "by_line": _by_line() if tracemalloc.is_tracing() else [],
+        "statistics": msgspec.to_builtins(statistics(factory)),
     }
     connection.send("job.run", json.dumps(held).encode(), trace_id=envelope.trace_id).add_done_callback(lambda _: None)
+    return None
+
+
+def _trim(_envelope: SecureEnvelope, _connection: SecureIPCProtocol) -> Result:
+    """Give back to the system what is free: what is resident then is in use."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     return None
 
 
@@ -124,16 +133,17 @@ def _trace(_envelope: SecureEnvelope, _connection: SecureIPCProtocol) -> Result:
     return None
 
 
-def _by_file() -> list[tuple[str, int, int]]:
+def _by_line() -> list[tuple[str, int, int]]:
+    """Where memory was taken: the line, bytes, blocks."""
     snapshot = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(False, tracemalloc.__file__)])
-    found = snapshot.statistics("lineno")[:20]
-    return [
-        (f"{'/'.join(Path(s.traceback[0].filename).parts[-2:])}:{s.traceback[0].lineno}", s.size, s.count)
-        for s in found
-    ]
+    found = []
+    for line in snapshot.statistics("lineno"):
+        frame = line.traceback[0]
+        found.append(("/".join(Path(frame.filename).parts[-2:]) + f":{frame.lineno}", line.size, line.count))
+    return found
 
 
-_UNRECORDED = {"alive", "report", "trace"}
+_UNRECORDED = {"alive", "report", "trace", "trim"}
 _VERBS: dict[str, Callable[..., Result]] = {
     "cut": _cut,
     "wait": _wait,
@@ -143,4 +153,5 @@ _VERBS: dict[str, Callable[..., Result]] = {
     "alive": _alive,
     "report": _report,
     "trace": _trace,
+    "trim": _trim,
 }

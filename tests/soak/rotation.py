@@ -61,6 +61,8 @@ def run(report: Report, *, senders: int = 3, rounds: int = 5, messages: int = 20
                 categories.append(peer.read_until_close()["category"])
                 late.wait_for("closed", category="key_unknown", times=number + 1)
             late.tell("move", key_file=str(own))
+            for sender in group:
+                sender.wait_for("sent", count=(number + 1) * messages)
             all_settled(group)
             key = new
         ended = [Counter(event["category"] for event in sender.events("closed")) for sender in group]
