@@ -20,9 +20,11 @@ _SLOW = 200.0
 _PAUSE = 0.02  # between an honest client and the next: they need a processor too
 
 
-def run(report: Report, *, seconds: float = 30.0, clients: int = 4) -> None:
+def run(report: Report, *, seconds: float = 30.0, clients: int = 4, threads: int = 16, spray: bool = False) -> None:
     """Flood at both speeds, for so many seconds each.
 
+    :param threads: of the flooder.
+    :param spray: at full speed, it does not even wait until a connect has succeeded.
     :param clients: honest ones at a time, one after the other in as many threads.
     """
     with ExitStack() as stack:
@@ -31,7 +33,8 @@ def run(report: Report, *, seconds: float = 30.0, clients: int = 4) -> None:
         control = stack.enter_context(Control(receiver))
         control.report()
         for name, rate, share in (("200/s", _SLOW, 0.99), ("full speed", 0.0, 0.90)):
-            options = {"port": receiver.child.port, "rate": rate, "seconds": seconds}
+            options = {"port": receiver.child.port, "rate": rate, "seconds": seconds, "threads": threads}
+            options["spray"] = spray and not rate
             with Program(folder, f"flooder at {name.replace('/', ' a ')}", "tests.soak.flooder", options) as flooder:
                 flooder.wait_for("begun")
                 honest = [_Honest(receiver) for _ in range(clients)]
@@ -44,7 +47,7 @@ def run(report: Report, *, seconds: float = 30.0, clients: int = 4) -> None:
                 report.holds(f"the flooder at {name} wrote no error", not flooder.errors, flooder.errors or None)
             entered = [took for client in honest for took in client.entered]
             refused = [why for client in honest for why in client.refused]
-            report.figure(f"{name}: connects", f"{ended['count']}, {ended['count'] / ended['seconds']:.0f} a second")
+            report.figure(f"{name}: connects", f"{ended['count']}, {ended['count'] / seconds:.0f} a second")
             tried = len(entered) + len(refused)
             what = f"{len(entered)} of {tried}, {sorted(set(refused))}"
             report.holds(f"{name}: {share:.0%} of honest clients get in", len(entered) >= share * tried > 0, what)

@@ -1,7 +1,7 @@
 """A process that connects to a port again and again and says nothing.
 
-``python -m tests.soak.flooder OPTIONS``, as a process of :class:`tests.soak.common.Program`. It does not wait for a
-connect to succeed, and resets its oldest connection when it has too many.
+``python -m tests.soak.flooder OPTIONS``, as a process of :class:`tests.soak.common.Program`. It resets its oldest
+connections when it has too many.
 """
 
 from __future__ import annotations
@@ -10,53 +10,79 @@ import json
 import socket
 import struct
 import sys
+import threading
 import time
 from collections import deque
-from contextlib import suppress
 
 import msgspec
 
 _RESET = struct.pack("ii", 1, 0)
-_AT_ONCE = 50
-"""Connects between two looks at the clock, at full speed."""
 
 
 class Options(msgspec.Struct, kw_only=True):
     """Of the command line.
 
     :ivar rate: connects a second; 0: as many as go.
+    :ivar threads: that connect, each one connection after the other.
     :ivar held: connections at a time.
+    :ivar spray: do not even wait until a connect has succeeded.
     """
 
     port: int
     rate: float
     seconds: float
+    threads: int = 1
     held: int = 500
+    spray: bool = False
+
+
+class Flooder(threading.Thread):
+    """One thread of it.
+
+    :ivar count: connects so far.
+    """
+
+    def __init__(self, options: Options) -> None:
+        super().__init__()
+        self.count = 0
+        self._options = options
+        self._begin = time.monotonic()
+        self._held: deque[socket.socket] = deque()
+
+    def run(self) -> None:
+        options = self._options
+        while (passed := time.monotonic() - self._begin) < options.seconds:
+            if options.rate and self.count >= passed * options.rate / options.threads:
+                time.sleep(0.002)  # this is what sets the pace
+            else:
+                self._connect()
+        for sock in self._held:
+            sock.close()
+
+    def _connect(self) -> None:
+        options = self._options
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        sock.settimeout(0 if options.spray else 5)
+        self._held.append(sock)
+        self.count += 1
+        try:
+            sock.connect(("127.0.0.1", options.port))
+        except OSError:
+            self.count -= not options.spray
+        if len(self._held) > options.held // options.threads:
+            self._held.popleft().close()
 
 
 def main() -> None:
     options = msgspec.json.decode(sys.argv[1].encode(), type=Options)
-    held: deque[socket.socket] = deque()
-    count = 0
-    begin = time.monotonic()
+    threads = [Flooder(options) for _ in range(options.threads)]
+    for thread in threads:
+        thread.start()
     print(json.dumps({"event": "begun"}), flush=True)
-    while (passed := time.monotonic() - begin) < options.seconds:
-        due = int(passed * options.rate) - count if options.rate else _AT_ONCE
-        for _ in range(due):
-            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            sock.setblocking(False)
-            with suppress(OSError):
-                sock.connect(("127.0.0.1", options.port))
-            held.append(sock)
-            count += 1
-            if len(held) > options.held:
-                held.popleft().close()
-        if not due:
-            time.sleep(min(0.005, 1 / options.rate))  # this is what sets the pace
-    for sock in held:
-        sock.close()
-    print(json.dumps({"event": "ended", "count": count, "seconds": time.monotonic() - begin}), flush=True)
+    for thread in threads:
+        thread.join()
+    print(json.dumps({"event": "ended", "count": sum(thread.count for thread in threads)}), flush=True)
 
 
 if __name__ == "__main__":

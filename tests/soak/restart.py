@@ -1,7 +1,67 @@
-"""TODO."""
+"""A receiver is started again on another port: all of its clients are back soon, and do not come all at once.
 
-from tests.soak.common import Report
+Once it is ended in order and started again at once; once it is killed and away for a while, so that every client waits
+as long as it ever does between two attempts.
+"""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.soak.common import Program, Receiver, Report, loud, percentile, poll
+
+_BACK_SECONDS = 2.0
+_BIN_SECONDS = 0.1
+_STAMPEDE = 0.5
+"""So large a share of the clients within one bin would be one."""
 
 
-def run(report: Report) -> None:
-    """TODO."""
+def run(report: Report, *, clients: int = 200, processes: int = 4, away_seconds: float = 5.0) -> None:
+    """Restart twice, and look when each client was back.
+
+    :param away_seconds: for which there is no receiver, the second time.
+    """
+    each = clients // processes
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
+        receiver = stack.enter_context(Receiver(folder))
+        options = {"where": str(receiver.connection_file), "key_file": str(receiver.key_file), "clients": each}
+        group = [
+            stack.enter_context(Program(folder, f"c{number}", "tests.soak.clients", options))
+            for number in range(processes)
+        ]
+        for program in group:
+            program.wait_for("connected", times=each)
+        for turn, (number, seconds) in enumerate(((signal.SIGTERM, 0.0), (signal.SIGKILL, away_seconds)), start=1):
+            port = receiver.child.port
+            receiver.end(number)
+            for program in group:
+                program.wait_for("closed", times=turn * each)
+            over = time.monotonic() + seconds
+            poll("the time without a receiver is over", lambda over=over: time.monotonic() >= over, seconds + 10)
+            receiver.start()
+            written = receiver.connection_file.stat().st_mtime_ns / 1e9
+            back = []
+            for program in group:
+                program.wait_for("connected", times=(turn + 1) * each)
+                back += [event["at"] - written for event in program.events("connected")[turn * each :]]
+            name = number.name
+            report.holds(f"{name}: it has another port", receiver.child.port != port)
+            latest = max(back)
+            what = f"the last after {latest:.2f} s, median {percentile(back, 0.5):.2f} s"
+            report.holds(
+                f"{name}: all {len(back)} clients are back in {_BACK_SECONDS} s", latest <= _BACK_SECONDS, what
+            )
+            bins = Counter(int(after / _BIN_SECONDS) for after in back)
+            shown = [bins[number] for number in range(max(bins) + 1)]
+            report.figure(f"{name}: clients back in each {_BIN_SECONDS} s", shown)
+            most = max(bins.values()) / len(back)
+            report.holds(f"{name}: they do not come all at once", most <= _STAMPEDE, f"at most {most:.0%} in one")
+        report.holds("the receiver logged nothing above info", not loud(receiver.output), loud(receiver.output) or None)
+        for program in group:
+            report.holds(f"{program.name} wrote no error", not program.errors, program.errors or None)
