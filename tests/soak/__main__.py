@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name in SCENARIOS:
         run = scenario(name)
-        first = (inspect.getmodule(run).__doc__ or "").strip().splitlines()[0]  # type: ignore[union-attr]
+        first = (sys.modules[run.__module__].__doc__ or "").splitlines()[0]
         sub = names.add_parser(name, help=first, description=first)
         for option in list(inspect.signature(run, eval_str=True).parameters.values())[1:]:
             kind: Any = _truth if option.annotation is bool else option.annotation

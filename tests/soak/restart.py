@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from tests.soak.common import Program, Receiver, Report, loud, percentile, poll
@@ -43,7 +44,7 @@ def run(report: Report, *, clients: int = 200, processes: int = 4, away_seconds:
             for program in group:
                 program.wait_for("closed", times=turn * each)
             over = time.monotonic() + seconds
-            poll("the time without a receiver is over", lambda over=over: time.monotonic() >= over, seconds + 10)
+            poll("the time without a receiver is over", partial(_is_past, over), seconds + 10)
             receiver.start()
             written = receiver.connection_file.stat().st_mtime_ns / 1e9
             back = []
@@ -65,3 +66,7 @@ def run(report: Report, *, clients: int = 200, processes: int = 4, away_seconds:
         report.holds("the receiver logged nothing above info", not loud(receiver.output), loud(receiver.output) or None)
         for program in group:
             report.holds(f"{program.name} wrote no error", not program.errors, program.errors or None)
+
+
+def _is_past(moment: float) -> bool:
+    return time.monotonic() >= moment
