@@ -61,6 +61,7 @@ def run(report: Report, *, senders: int = 3, rounds: int = 5, messages: int = 20
                 categories.append(peer.read_until_close()["category"])
                 late.wait_for("closed", category="key_unknown", times=number + 1)
             late.tell("move", key_file=str(own))
+            late.wait_for("connected", times=number + 2)
             for sender in group:
                 sender.wait_for("sent", count=(number + 1) * messages)
             all_settled(group)
