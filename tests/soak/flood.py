@@ -20,7 +20,7 @@ _SLOW = 200.0
 _PAUSE = 0.02  # between an honest client and the next: they need a processor too
 
 
-def run(report: Report, *, seconds: float = 30.0, clients: int = 4, threads: int = 16, spray: bool = False) -> None:
+def run(report: Report, *, seconds: float = 30.0, clients: int = 8, threads: int = 16, spray: bool = True) -> None:
     """Flood at both speeds, for so many seconds each.
 
     :param threads: of the flooder.
