@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,7 +21,7 @@ _SLOW = 200.0
 _PAUSE = 0.02  # between an honest client and the next: they need a processor too
 
 
-def run(report: Report, *, seconds: float = 30.0, clients: int = 8, threads: int = 16, spray: bool = True) -> None:
+def run(report: Report, *, seconds: float = 30.0, clients: int = 4, threads: int = 16, spray: bool = True) -> None:
     """Flood at both speeds, for so many seconds each.
 
     :param threads: of the flooder.
@@ -49,7 +50,7 @@ def run(report: Report, *, seconds: float = 30.0, clients: int = 8, threads: int
             refused = [why for client in honest for why in client.refused]
             report.figure(f"{name}: connects", f"{ended['count']}, {ended['count'] / seconds:.0f} a second")
             tried = len(entered) + len(refused)
-            what = f"{len(entered)} of {tried}, {sorted(set(refused))}"
+            what = f"{len(entered)} of {tried}, {dict(Counter(refused))}"
             report.holds(f"{name}: {share:.0%} of honest clients get in", len(entered) >= share * tried > 0, what)
             report.figure(f"{name}: seconds to get in and be served", _spread(entered))
             report.figure(f"{name}: seconds for a message on an open connection", _spread(waited))

@@ -36,21 +36,22 @@ def run(report: Report, *, clients: int = 200, processes: int = 4, away_seconds:
             stack.enter_context(Program(folder, f"c{number}", "tests.soak.clients", options))
             for number in range(processes)
         ]
-        for program in group:
-            program.wait_for("connected", times=each)
-        for turn, (number, seconds) in enumerate(((signal.SIGTERM, 0.0), (signal.SIGKILL, away_seconds)), start=1):
+        poll("all clients are in", lambda: _connected(group) == processes * each)
+        for number, seconds in ((signal.SIGTERM, 0.0), (signal.SIGKILL, away_seconds)):
             port = receiver.child.port
             receiver.end(number)
-            for program in group:
-                program.wait_for("closed", times=turn * each)
+            poll("all clients are out", lambda: _connected(group) == 0)
             over = time.monotonic() + seconds
             poll("the time without a receiver is over", partial(_is_past, over), seconds + 10)
             receiver.start()
             written = receiver.connection_file.stat().st_mtime_ns / 1e9
-            back = []
-            for program in group:
-                program.wait_for("connected", times=(turn + 1) * each)
-                back += [event["at"] - written for event in program.events("connected")[turn * each :]]
+            poll("all clients are back", lambda: _connected(group) == processes * each)
+            last = {
+                (program.name, event["number"]): event["at"]
+                for program in group
+                for event in program.events("connected")
+            }
+            back = [at - written for at in last.values()]
             name = number.name
             report.holds(f"{name}: it has another port", receiver.child.port != port)
             latest = max(back)
@@ -66,6 +67,11 @@ def run(report: Report, *, clients: int = 200, processes: int = 4, away_seconds:
         report.holds("the receiver logged nothing above info", not loud(receiver.output), loud(receiver.output) or None)
         for program in group:
             report.holds(f"{program.name} wrote no error", not program.errors, program.errors or None)
+
+
+def _connected(group: list[Program]) -> int:
+    """Clients that are, by what they have said so far."""
+    return sum(len(program.events("connected")) - len(program.events("closed")) for program in group)
 
 
 def _is_past(moment: float) -> bool:

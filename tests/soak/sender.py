@@ -150,6 +150,7 @@ class Sending:
             delivery = self.service.send(kind, self._payload, trace_id=trace_id, target=target)
         except SendBufferFull:
             self.full += 1
+            self.most_buffered = max(self.most_buffered, self.service.state.buffered)
             await (self.service.drained() if options.waits else deferLater(reactor, 0.01))
             return
         self._next += 1

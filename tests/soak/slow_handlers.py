@@ -51,7 +51,7 @@ def run(
             sender.wait_for("sent", seconds + 2 * ttl_seconds + 60, times=2)
         for sender in group:
             sender.wait_settled(sender.ask_settled(), 2 * ttl_seconds + 60)
-        bounds = {"receiver": 2 * (_INFLIGHT_BYTES + _BUFFER_BYTES), "s0": _BUFFER_BYTES, "s1": _BUFFER_BYTES}
+        bounds = {"receiver": 2 * _INFLIGHT_BYTES, "s0": _BUFFER_BYTES, "s1": _BUFFER_BYTES}
         for name, pid in pids.items():
             grown, most = peak_rss(pid) - base[name], bounds[name] + _SLACK_BYTES
             figures = f"{grown / MIB:.1f} MiB on top of {base[name] / MIB:.1f}, {most / MIB:.0f} are allowed"
