@@ -52,7 +52,7 @@ def test_connections_that_come_and_go_leave_nothing_behind_and_an_idle_one_is_sm
 
 @pytest.mark.slow
 def test_a_flood_of_silent_connects_keeps_neither_clients_nor_work_out() -> None:
-    soak(flood.run, seconds=2.0, clients=3)
+    soak(flood.run, seconds=1.5, clients=3)
 
 
 @pytest.mark.slow
