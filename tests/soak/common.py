@@ -180,8 +180,12 @@ class Receiver:
 
     def end(self, number: signal.Signals, seconds: float = SECONDS) -> Finished:
         """End it by a signal, and wait."""
+        self.child.signal(number)
+        return self.ended(seconds)
+
+    def ended(self, seconds: float = SECONDS) -> Finished:
+        """Wait for its end."""
         child = self.child
-        child.signal(number)
         finished = child.wait(seconds)
         child.close()
         self.output += finished.output

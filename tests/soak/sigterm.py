@@ -16,7 +16,7 @@ def run(
 ) -> None:
     """Fill the handlers, end the receiver, and look at what both sides know.
 
-    :param late: as much again is sent in the moment of the signal. What is not handed over any more stays with its
+    :param late: as much again is sent right behind the signal. What is not handed over any more stays with its
         sender.
     """
     each = messages // senders
@@ -30,11 +30,12 @@ def run(
         for sender in group:
             sender.tell("send", count=each)
         receiver.handed_over(each * senders)
-        for sender in group if late else ():
-            sender.tell("send", count=each)
         running = len(lines(receiver.log, "h")) - len(lines(receiver.log, "d"))
         begin = time.monotonic()
-        finished = receiver.end(signal.SIGTERM)
+        receiver.child.signal(signal.SIGTERM)
+        for sender in group if late else ():
+            sender.tell("send", count=each)
+        finished = receiver.ended()
         seconds = time.monotonic() - begin
         for sender in group:
             sender.stop()
