@@ -6,7 +6,7 @@ import os
 import re
 import socket
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IListeningPort
 from ipc_twisted.config import LOOPBACK, MAX_PORT, ExecutionIPCConfig
 from ipc_twisted.dialling import Dialler, KeySource
 from ipc_twisted.errors import BindForbidden, Category
-from ipc_twisted.factory import SecureIPCClientFactory, SecureIPCFactory
+from ipc_twisted.factory import ACCEPTS_PER_TURN, SecureIPCClientFactory, SecureIPCFactory
 from ipc_twisted.protocol import Handler, SecureIPCProtocol
 
 # \Z and ASCII digits, nothing around: a second "interface=" would win, and "٣" is a digit to int().
@@ -59,6 +59,7 @@ def listen(reactor: Any, factory: SecureIPCFactory, description: str = DEFAULT_D
         if getattr(host, "host", None) != LOOPBACK or family != socket.AF_INET:
             await maybeDeferred(port.stopListening)
             raise BindForbidden(Category.BIND_FORBIDDEN, f"the socket was bound to {host!r} instead of {LOOPBACK}")
+        cast(Any, port).numberAccepts = ACCEPTS_PER_TURN
         factory.ports.append(port)
         return port
 

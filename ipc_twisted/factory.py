@@ -15,7 +15,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from ipc_twisted.config import LOOPBACK, SPARE_DESCRIPTORS, ExecutionIPCConfig
@@ -33,9 +33,9 @@ from ipc_twisted.strangers import Strangers
 
 INSTANCE_BYTES = 8
 
-ACCEPTS_PER_TURN = 32
-"""Twisted would accept more at each turn that was full, until all pending places turn over between two looks at what
-has arrived on them."""
+ACCEPTS_PER_TURN = 1
+"""Twisted would accept a hundred in one turn, and more at each turn that was full, until all pending places turn over
+between two looks at what has arrived on them. What is not accepted yet waits in the kernel."""
 
 _log = Logger(namespace="ipc_twisted")
 
@@ -159,9 +159,11 @@ class SharedFactory(Factory[SecureIPCProtocol]):
         return HandshakeError(category, "the handshake failed")
 
     def envelope_rejected(self, protocol: SecureIPCProtocol, rejection: Rejection) -> None:
-        """Count it and say so; what the peer wrote is escaped."""
+        """Count it and say so; what the peer wrote is escaped. What comes while we stop is nobody's fault."""
         self.counters["rejected", rejection.category] += 1
-        self._warn(
+        level = LogLevel.info if rejection.category is Category.SHUTTING_DOWN else LogLevel.warn
+        self._say(
+            level,
             rejection.category,
             "rejected an envelope from {peer}: {category} kind={kind!r} trace_id={trace_id!r}",
             peer=protocol.peer_address,
@@ -207,13 +209,16 @@ class SharedFactory(Factory[SecureIPCProtocol]):
         return waiting
 
     def _warn(self, category: Category, message: str, **fields: object) -> None:
+        self._say(LogLevel.warn, category, message, **fields)
+
+    def _say(self, level: Any, category: Category, message: str, **fields: object) -> None:
         """A line that a peer can cause: bounded per message and category."""
         left_out = self._limit.admit(f"{message} {category}")
         if left_out is None:
             return
         if left_out:
             message += " (and {left_out} more like it, left out)"
-        _log.warn(message, category=str(category), left_out=left_out, **fields)
+        _log.emit(level, message, category=str(category), left_out=left_out, **fields)
 
 
 class SecureIPCFactory(SharedFactory):
@@ -253,6 +258,8 @@ class SecureIPCFactory(SharedFactory):
     def buildProtocol(self, addr: IAddress | None) -> SecureIPCProtocol | None:
         """None, which closes the socket at once: descriptors must not run out, also where many that were given up
         wait for the next turn to be closed."""
+        for port in self.ports:
+            port.numberAccepts = 0  # not the number it accepts in this turn, so behind it Twisted does not raise that
         if len(self.transports) >= self.config.descriptors - SPARE_DESCRIPTORS // 2:
             self.counters["handshake", "refused"] += 1
             return None
@@ -262,8 +269,6 @@ class SecureIPCFactory(SharedFactory):
         """A newcomer waits with the other strangers."""
         super().connection_made(protocol)
         self.pending.add(protocol)
-        for port in self.ports:
-            port.numberAccepts = min(port.numberAccepts, ACCEPTS_PER_TURN)
 
     def handshake_answered(self, protocol: SecureIPCProtocol) -> None:
         """It named a key that we have."""

@@ -13,6 +13,10 @@ from ipc_twisted.core.outbox import Delivery
 from ipc_twisted.deadline import Deadline
 from ipc_twisted.errors import Category
 
+_LOOKS = 4
+"""In the time of a stall. With one, a peer that stops reading just behind a look has twice the time, and with the
+default limits its ``receipt_timeout`` comes first."""
+
 
 class PeerWatch:
     """Watch one open connection.
@@ -32,6 +36,7 @@ class PeerWatch:
         "_on_missed",
         "_receipts",
         "_stall",
+        "_still",
         "_timeout",
         "_transport",
         "_written",
@@ -51,8 +56,9 @@ class PeerWatch:
         self._on_missed = on_missed
         self._written = 0
         self._drained = 0
+        self._still = 0  # looks in a row at which nothing had drained
         self._timeout = limits.receipt_timeout_seconds
-        self._stall = Deadline(clock, limits.write_stall_seconds, self._stall_over)
+        self._stall = Deadline(clock, limits.write_stall_seconds / _LOOKS, self._stall_over)
         self._receipts = Deadline(clock, self._timeout, self._receipts_over)
 
     def wrote(self, size: int) -> None:
@@ -60,6 +66,7 @@ class PeerWatch:
         self._written += size
         if not self._stall.running:
             self._drained = self._written - self._held()
+            self._still = 0
             self._stall.start()
         if self._in_flight and not self._receipts.running:
             self._receipts.start()
@@ -79,10 +86,11 @@ class PeerWatch:
         if not held:
             return  # the next write begins anew
         drained = self._written - held
-        if drained == self._drained:
+        self._still = self._still + 1 if drained == self._drained else 0
+        self._drained = drained
+        if self._still == _LOOKS:
             self._on_missed(Category.WRITE_STALLED)
         else:
-            self._drained = drained
             self._stall.start()
 
     def _receipts_over(self) -> None:

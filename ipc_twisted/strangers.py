@@ -17,10 +17,9 @@ class Strangers:
     """Connections that are pending, in two classes: those that have not named a key of ours, and those that have.
 
     The oldest goes, not the newcomer: who holds places must give them up to who comes. Who has not named a key goes
-    first, since another uid does not know the id of one; but who has named one holds at most half of the places, so
-    that somebody who has seen a key id cannot keep others out. And among those that have not, one whose first bytes
-    already lie in its socket is spared: an honest client writes at once and is read in this turn or the next, while a
-    flood pushes many newcomers into one.
+    first, since another uid does not know the id of one; but those who have named one keep at most half of the places,
+    so that somebody who has seen a key id cannot keep others out. And of either class, one whose bytes already lie in
+    its socket is spared: an honest client writes at once and is read in this turn or the next.
 
     :param places: for both classes together.
     """
@@ -48,8 +47,6 @@ class Strangers:
         if protocol in self._silent:
             del self._silent[protocol]
             self._named[protocol] = None
-            if len(self._named) > max(1, self._places // 2):
-                next(iter(self._named)).abandon(Category.EVICTED)
 
     def discard(self, protocol: SecureIPCProtocol) -> None:
         """It is in, or gone."""
@@ -57,7 +54,10 @@ class Strangers:
         self._named.pop(protocol, None)
 
     def _evict(self) -> None:
-        oldest = list(islice(self._silent, min(_LOOKED_AT, len(self._silent) - 1))) or list(islice(self._named, 1))
+        if len(self._named) > max(1, self._places // 2):
+            oldest = list(islice(self._named, _LOOKED_AT))
+        else:
+            oldest = list(islice(self._silent, min(_LOOKED_AT, len(self._silent) - 1))) or list(islice(self._named, 1))
         silent = (protocol for protocol in oldest if not _has_spoken(protocol))
         next(silent, oldest[0]).abandon(Category.EVICTED)
 

@@ -62,7 +62,7 @@ def test_clients_of_a_receiver_on_another_port_are_back_in_two_seconds_and_not_a
 
 @pytest.mark.slow
 def test_at_sigterm_every_accepted_message_is_handled_and_every_sender_knows() -> None:
-    soak(sigterm.run, messages=200, senders=2, late=False)
+    soak(sigterm.run, messages=200, senders=2)
 
 
 @pytest.mark.slow

@@ -107,12 +107,25 @@ def test_who_has_named_a_key_is_spared_before_who_has_not(door: Door) -> None:
 
 
 def test_who_has_named_a_key_holds_half_of_the_places_and_the_oldest_of_them_goes(door: Door) -> None:
-    """Somebody may have seen a key id, and would keep everybody out."""
+    """Somebody may have seen a key id, and would keep everybody out. While there is room, all may wait."""
     door.come(*"abcd")
     door.name_a_key(*"abcd")
-    assert door.inside == [*"cd"]
-    door.come(*"ef")
+    assert door.inside == [*"abcd"]
+    door.come("e")
+    assert door.inside == [*"bcde"]
+    door.come("f")
     assert door.inside == [*"cdef"]
+    door.come("g")
+    assert door.inside == [*"cdfg"]
+
+
+def test_of_those_that_named_a_key_one_that_has_written_since_is_spared(door: Door) -> None:
+    """Its last message lies there: it is as good as in."""
+    door.come(*"abcd")
+    door.name_a_key(*"abcd")
+    door.all["a"].theirs.send(b"M3")
+    door.come("e")
+    assert door.inside == [*"acde"]
 
 
 @pytest.mark.parametrize("door", [1], indirect=True)
