@@ -310,9 +310,13 @@ class Connection:
             end = "is not authenticated yet" if self.category is None else f"has ended ({self.category}); connect again"
             raise NotConnected(Category.NOT_CONNECTED, f"the connection {end}")
         sent = prepare(delivery, fields, payload_bytes)
-        why = _refusal(self._link, len(payload_bytes), HEAD_BYTES + len(sent.header) + len(payload_bytes))
-        if why is not None:
-            raise EnvelopeError(Category.PAYLOAD_TOO_LARGE, why)
+        limits = self._link.outcome.limits
+        payload = len(payload_bytes)
+        size = HEAD_BYTES + len(sent.header) + payload
+        if payload > limits.max_payload_bytes or size > limits.bytes:  # else it fits: the path of most messages
+            why = _refusal(self._link, payload, size)
+            if why is not None:
+                raise EnvelopeError(Category.PAYLOAD_TOO_LARGE, why)
         self.outbox.add(sent)
         return sent
 
