@@ -218,9 +218,14 @@ class MemoryLink:
 
 
 class MemoryClient:
-    """The dialling side on a clock, and a raw peer that serves it."""
+    """The dialling side on a clock, and a raw peer that serves it.
 
-    def __init__(self, limits: Mapping[str, Any] | None = None, handler: Any = None) -> None:
+    :param peer: where the socket says that it is connected to; it dials :data:`SERVER`.
+    """
+
+    def __init__(
+        self, limits: Mapping[str, Any] | None = None, handler: Any = None, *, peer: tuple[str, int] = SERVER
+    ) -> None:
         self.clock = Clock()
         self.received: list[SecureEnvelope] = []
         self.factory = SecureIPCClientFactory(
@@ -231,10 +236,10 @@ class MemoryClient:
         )
         self.factory.aim(SERVER[1], Keyring([SECRET]), "execution_ipc")
         self.protocol = protocol = cast(SecureIPCProtocol, self.factory.buildProtocol(None))
-        self.transport = MemoryTransport(self.clock, CLIENT, SERVER)
+        self.transport = MemoryTransport(self.clock, CLIENT, peer)
         self.transport.protocol = protocol
         self.peer = ServerPeer(cast(Any, MemorySocket(self.transport)), 1.0)
         self.protocol.makeConnection(cast(Any, self.transport))
 
 
-__all__ = ["HOST", "NOW", "SECRET", "MemoryClient", "MemoryLink", "MemoryServer", "MemoryTransport", "config"]
+__all__ = ["HOST", "NOW", "SECRET", "SERVER", "MemoryClient", "MemoryLink", "MemoryServer", "MemoryTransport", "config"]

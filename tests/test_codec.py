@@ -213,6 +213,8 @@ BODIES: dict[str, bytes] = {
     "header beyond the body": wire.record_body(2, 0, GOOD_RECEIPT, header_len=len(GOOD_RECEIPT) + 1),
     "unknown type 0": wire.record_body(0, 0, GOOD_RECEIPT),
     "unknown type 4": wire.record_body(4, 0, GOOD_RECEIPT),
+    "unknown type 0, a close's header": wire.record_body(0, 0, GOOD_CLOSE),
+    "unknown type 4, a close's header": wire.record_body(4, 0, GOOD_CLOSE),
     "receipt with a payload": wire.record_body(2, 0, GOOD_RECEIPT, b"x"),
     "close with a payload": wire.record_body(3, 0, GOOD_CLOSE, b"x"),
     "receipt: trailing byte": wire.record_body(2, 0, GOOD_RECEIPT + b"\xc0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from ipc_twisted.core.codec import NO_SEQ
 from ipc_twisted.core.connection import State
+from ipc_twisted.core.resend import ResendingOutbox
 from ipc_twisted.errors import Category
 from tests import wire_peer as wire
 from tests.core_pair import LIMITS, NOW, Forger, Side, client, pair, server
@@ -36,6 +38,17 @@ def test_after_our_close_envelopes_are_dropped_and_receipts_are_read() -> None:
     forger.say(forger.envelope(), forger.envelope(kind="x"), forger.receipt(0), forger.envelope())
     assert (side.handed, side.rejected, len(side.guard), outcome(sent)) == ([], [], 0, "accepted")
     assert forger.hear() == []
+
+
+def test_our_close_is_the_last_record_also_where_the_outbox_keeps_what_is_queued() -> None:
+    outbox = ResendingOutbox(10**9, Counter(), lambda _delivery: None)
+    side = client(outbox=outbox)
+    forger = Forger(side)
+    sent = side.send()
+    side.connection.close()
+    assert [type_ for type_, _ in forger.hear()] == [wire.CLOSE]
+    assert forger.hear() == []
+    assert [*outbox.queue] == [sent]
 
 
 def test_a_record_at_fault_after_our_close_ends_it_without_a_word() -> None:

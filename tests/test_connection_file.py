@@ -194,6 +194,22 @@ def test_a_file_that_others_could_have_written_is_refused(
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_what_is_checked_is_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who puts a better file in its place as soon as it is open gains nothing."""
+    path, really_open = there(tmp_path, mode=0o666), os.open
+
+    def swap(*arguments: Any) -> int:
+        descriptor = really_open(*arguments)
+        path.unlink()
+        there(tmp_path)
+        return descriptor
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", swap)
+        why = refusal(path)
+    assert "can be read or written by others" in why
+
+
 def test_the_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, own = there(tmp_path), os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: own + 1)

@@ -80,6 +80,14 @@ def test_a_receiver_holds_its_peer_to_its_own_limit_and_not_to_the_peers(size: i
     assert forger.hear()[0][1][0] == (0 if taken else "payload_too_large")
 
 
+@pytest.mark.parametrize(("age", "taken"), [(-31, False), (-30, True), (30, True), (31, False)])
+def test_a_receiver_holds_its_peer_to_its_own_time_to_live_and_not_to_the_peers(age: int, taken: bool) -> None:
+    side = server()
+    forger = Forger(side, LIMITS._replace(ttl_seconds=86_400))
+    forger.say(forger.envelope(ts=NOW + age))
+    assert len(side.handed) == taken
+
+
 def test_the_largest_payload_the_peer_takes_is_sent() -> None:
     both = pair(LIMITS, SMALL)
     sent = both.client.send(bytes(1_000))

@@ -29,9 +29,9 @@ class DrainTests(SynchronousTestCase):
         self.running.append(Deferred())
         return self.running[-1]
 
-    def stop(self) -> None:
+    def stop(self, seconds: float = 10) -> None:
         factory = self.server.factory
-        stopping = end_in_order(factory.transports, factory.when_handlers_end(), self.server.clock, 10)
+        stopping = end_in_order(factory.transports, factory.when_handlers_end(), self.server.clock, seconds)
         ensureDeferred(stopping).addCallback(self.done.append)
         self.server.turn()
 
@@ -96,6 +96,16 @@ class DrainTests(SynchronousTestCase):
         self.assertIsInstance(answer.exception(), DeliveryUnknown)
         self.running[0].callback(None)
         self.assertEqual(self.server.clock.getDelayedCalls(), [])
+
+    def test_where_there_is_less_than_a_second_who_says_nothing_is_cut_off_sooner(self) -> None:
+        link = self.server.connect()
+        self.stop(0.5)
+        self.server.turn(0.26)
+        self.assertFalse(link.transport.aborted)
+        self.server.turn(0.25)
+        self.server.turn()
+        self.assertTrue(link.transport.lost)
+        self.assertEqual(self.done, [False])
 
     def test_handlers_of_connections_that_are_gone_are_awaited_too(self) -> None:
         self.server.handler = self.wait

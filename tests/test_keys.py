@@ -116,6 +116,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "only comments": (b"# one\n\n  # two\n", "holds no key"),
     "short": (ONE.hex().encode()[:-1], "line 1 is not a key of 64 hex digits"),
     "long": (ONE.hex().encode() + b"0", "line 1 is not"),
+    "a byte too long": (ONE.hex().encode() + b"00", "line 1 is not"),
+    "two keys run together": ((ONE + TWO).hex().encode(), "line 1 is not"),
     "two keys in a line": ((ONE.hex() + " " + TWO.hex()).encode(), "line 1 is not"),
     "no hex": (b"g" * 64, "line 1 is not"),
     "one letter wrong": (ONE.hex().encode()[:-1] + b"g", "line 1 is not"),

@@ -124,6 +124,15 @@ class ReceiptTimeoutTests(SynchronousTestCase):
         self.server.turn(10.1)
         self.assertTrue(self.link.transport.aborted)
 
+    def test_new_messages_do_not_put_off_the_time_of_an_old_one(self) -> None:
+        for _ in range(6):
+            self.link.protocol.send("job.run", b"")
+            self.server.turn()
+            self.server.turn(9.9)
+        self.assertFalse(self.link.transport.aborted)
+        self.server.turn(0.7)
+        self.assertTrue(self.link.transport.aborted)
+
     def test_one_that_waits_for_credit_is_not_written_yet(self) -> None:
         payload, _, _, octets = self.link.peer.limits
         link = self.server.connect(limits=(payload, 3_600, 0, octets))

@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, fail
 from twisted.internet.error import ConnectionDone
 from twisted.internet.error import ConnectionLost as ConnectionReset
+from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -22,18 +24,21 @@ from ipc_twisted import (
     DeliveryUnknown,
     EnvelopeError,
     HandshakeError,
+    Keyring,
     NotConnected,
     Rejected,
     SecureEnvelope,
     SecureIPCProtocol,
     SendBufferFull,
+    connect,
 )
 from ipc_twisted.config import SPARE_DESCRIPTORS
+from ipc_twisted.factory import ACCEPTS_PER_TURN
 from ipc_twisted.log_limit import LINES, SECONDS
 from ipc_twisted.protocol import LINGER_SECONDS, WRITE_BYTES
 from tests import wire_peer as wire
 from tests.log_lines import Lines
-from tests.memory_link import NOW, SECRET, MemoryClient, MemoryLink, MemoryServer
+from tests.memory_link import NOW, SECRET, SERVER, MemoryClient, MemoryLink, MemoryServer
 from tests.raw_channel import DEFAULT_LIMITS, PeerClosed
 
 M1 = wire.prefixed(wire.m1(wire.key_id(wire.prk(SECRET), "execution_ipc"), DEFAULT_LIMITS, bytes(range(32))))
@@ -657,6 +662,23 @@ class StrangersTests(LoggedTestCase):
         link.peer.send_raw(M1)
         self.assertEqual(len(link.transport.take()), M2_BYTES)
 
+    def test_few_are_accepted_in_a_turn_so_that_each_may_be_read_before_it_has_to_go(self) -> None:
+        server = MemoryServer()
+        ports = [SimpleNamespace(numberAccepts=count) for count in (100, 1)]
+        server.factory.ports += ports
+        server.accept()
+        self.assertEqual([port.numberAccepts for port in ports], [ACCEPTS_PER_TURN, 1])
+
+    def test_no_nonce_of_a_handshake_comes_twice(self) -> None:
+        """Neither side's: else what was recorded could be said again."""
+        server, nonces = MemoryServer(), set()
+        for _ in range(3):
+            link = server.accept()
+            link.peer.send_raw(M1)
+            for said in (link.transport.take(), MemoryClient().transport.take()):
+                nonces.add(said[36:68])
+        self.assertEqual([len(nonce) for nonce in nonces], [32] * 6)
+
     def test_a_clock_that_steps_back_ends_all_connections_and_begins_a_new_instance(self) -> None:
         server = MemoryServer(auth={"nonce_cache_size": 1})
         links = [server.connect() for _ in range(3)]
@@ -685,6 +707,18 @@ class StrangersTests(LoggedTestCase):
         for skew in (-1, -29, 0, 29):
             server.skew = skew
             self.assertEqual(link.peer.receipt_for(link.send()), "accepted")
+
+    def test_it_ends_all_only_once_the_guard_would_reject_what_is_a_second_ahead(self) -> None:
+        server = MemoryServer(auth={"nonce_cache_size": 1})
+        link = server.connect()
+        self.assertEqual(link.peer.receipt_for(link.send(ts=NOW - 2)), "accepted")
+        self.assertEqual(link.peer.receipt_for(link.send(ts=NOW)), "accepted")  # raises the floor to NOW - 1
+        server.skew = -2
+        self.assertEqual(link.peer.receipt_for(link.send()), "outside_replay_window")
+        self.assertTrue(link.protocol.is_open)
+        server.skew = -3
+        link.send()
+        self.assertEqual(link.peer.read_until_close()["category"], "clock_stepped")
 
 
 class LogTests(LoggedTestCase):
@@ -749,6 +783,20 @@ class LogTests(LoggedTestCase):
         link.send(trace_id="t\n1")
         self.assertIn(r"trace_id='t\n1'", self.lines[0])
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_the_failures_of_a_handler_are_bounded_and_say_how_many_were_left_out(self) -> None:
+        def handler(_envelope: SecureEnvelope, _connection: SecureIPCProtocol) -> None:
+            raise RuntimeError
+
+        server = MemoryServer(handler=handler)
+        link = server.connect()
+        for _ in range(20):
+            link.send()
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), LINES)
+        server.turn(SECONDS)
+        link.send()
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertIn("(and 15 more like it, left out)", self.lines[-1])
 
 
 class HandlerTests(LoggedTestCase):
@@ -1032,6 +1080,23 @@ class DiallerTests(LoggedTestCase):
             self.assertEqual(client.transport.take(), b"")
 
         self.assertEqual(self.failed(other_key).category, Category.AUTHENTICATION_FAILED)
+
+    def test_it_dials_the_address_and_no_name_that_a_resolver_could_lead_elsewhere(self) -> None:
+        reactor = MemoryReactorClock()
+        waiting = connect(reactor, SERVER[1], Keyring([SECRET]))
+        ((host, port, *_),) = reactor.tcpClients
+        self.assertEqual((host, port), SERVER)
+        waiting.cancel()
+        self.failureResultOf(waiting)
+
+    def test_where_it_was_led_to_another_port_than_it_dialled_no_proof_convinces_it(self) -> None:
+        client = MemoryClient(peer=(SERVER[0], SERVER[1] + 1))
+        waiting = client.protocol.when_authenticated()
+        client.peer.read_m1()
+        client.peer.send_m2(SECRET)
+        error = self.failureResultOf(waiting, HandshakeError).value
+        self.assertEqual(error.category, Category.AUTHENTICATION_FAILED)
+        self.assertEqual(client.transport.take(), b"")
 
     def test_what_comes_too_early_ends_it(self) -> None:
         def chatty(client: MemoryClient) -> None:

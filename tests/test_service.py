@@ -372,15 +372,18 @@ async def test_a_reactor_that_does_not_bind_at_once_is_an_error_and_not_a_server
 class _ElsewhereReactor(MemoryReactorClock):
     """Binds somewhere else than it was asked to."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, family: int = socket.AF_INET) -> None:
         super().__init__()
         self.host = host
+        self.family = family
         self.stopped = False
 
     def listenTCP(self, port: int, *_: Any, **__: Any) -> Any:  # noqa: N802  # Twisted's name
         reactor = self
 
         class Port:
+            addressFamily = reactor.family  # noqa: N815  # Twisted's name
+
             def getHost(self) -> IPv4Address:
                 return IPv4Address("TCP", reactor.host, port)
 
@@ -390,10 +393,16 @@ class _ElsewhereReactor(MemoryReactorClock):
         return Port()
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.2", "192.168.1.1", ""])
+@pytest.mark.parametrize(
+    ("host", "family"),
+    [
+        *((host, socket.AF_INET) for host in ("0.0.0.0", "127.0.0.2", "192.168.1.1", "")),
+        ("127.0.0.1", socket.AF_INET6),
+    ],
+)
 @pytest_twisted.ensureDeferred
-async def test_a_socket_that_is_bound_elsewhere_is_closed(host: str) -> None:
-    reactor = _ElsewhereReactor(host)
+async def test_a_socket_that_is_bound_elsewhere_is_closed(host: str, family: int) -> None:
+    reactor = _ElsewhereReactor(host, family)
     factory = SecureIPCFactory(reactor, config(), Keyring([SECRET]), lambda *_: None)
     with pytest.raises(BindForbidden) as raised:
         await within(listen(reactor, factory))

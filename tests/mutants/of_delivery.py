@@ -135,6 +135,7 @@ MUTANTS = [
         "a stop never ends",
         "            self._link.verifier.shutting_down = True\n",
         "            pass\n",
+        tests=("draining", "connection_flow"),
     ),
     _link(
         "drained-before-handlers-end",

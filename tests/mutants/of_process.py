@@ -252,6 +252,7 @@ MUTANTS = [
         "sys.exit() in a handler ends the connections of others",
         "        except BaseException:",
         "        except Exception:",
+        tests=("mistakes", "protocol"),
     ),
     _protocol(
         "unproved-handed-out",
