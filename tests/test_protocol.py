@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, fail
@@ -33,7 +32,7 @@ from ipc_twisted import (
     connect,
 )
 from ipc_twisted.config import SPARE_DESCRIPTORS
-from ipc_twisted.factory import ACCEPTS_PER_TURN
+from ipc_twisted.dialling import Dialler
 from ipc_twisted.log_limit import LINES, SECONDS
 from ipc_twisted.protocol import LINGER_SECONDS, WRITE_BYTES
 from tests import wire_peer as wire
@@ -662,13 +661,6 @@ class StrangersTests(LoggedTestCase):
         link.peer.send_raw(M1)
         self.assertEqual(len(link.transport.take()), M2_BYTES)
 
-    def test_few_are_accepted_in_a_turn_so_that_each_may_be_read_before_it_has_to_go(self) -> None:
-        server = MemoryServer()
-        ports = [SimpleNamespace(numberAccepts=count) for count in (100, 1)]
-        server.factory.ports += ports
-        server.accept()
-        self.assertEqual([port.numberAccepts for port in ports], [ACCEPTS_PER_TURN, 1])
-
     def test_no_nonce_of_a_handshake_comes_twice(self) -> None:
         """Neither side's: else what was recorded could be said again."""
         server, nonces = MemoryServer(), set()
@@ -1088,6 +1080,10 @@ class DiallerTests(LoggedTestCase):
         self.assertEqual((host, port), SERVER)
         waiting.cancel()
         self.failureResultOf(waiting)
+
+    def test_without_a_handler_it_takes_no_kind_at_all(self) -> None:
+        dialler = Dialler(MemoryReactorClock(), SERVER[1], Keyring([SECRET]), (), None, None, None)
+        self.assertEqual(dialler.config.allowed_kinds, ())
 
     def test_where_it_was_led_to_another_port_than_it_dialled_no_proof_convinces_it(self) -> None:
         client = MemoryClient(peer=(SERVER[0], SERVER[1] + 1))

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -408,6 +408,27 @@ async def test_a_socket_that_is_bound_elsewhere_is_closed(host: str, family: int
         await within(listen(reactor, factory))
     assert raised.value.category == Category.BIND_FORBIDDEN
     assert reactor.stopped
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_newcomer_is_accepted_in_a_turn_however_many_wait() -> None:
+    """So that what it has written can be read before others come and it has to go."""
+    from twisted.internet import reactor
+
+    factory = SecureIPCFactory(cast(Any, reactor), config(), Keyring([SECRET]), lambda *_: None)
+    port: Any = await within(listen(reactor, factory))
+    waiting = [socket.create_connection(("127.0.0.1", port.getHost().port)) for _ in range(4)]
+    accepted = []
+    for _ in waiting:
+        port.doRead()
+        accepted.append(len(factory.transports))
+    for protocol in list(factory.transports):
+        protocol.abandon(Category.EVICTED)
+        await within(protocol.wait_closed())
+    for newcomer in waiting:
+        newcomer.close()
+    await within(port.stopListening())
+    assert accepted == [1, 2, 3, 4]
 
 
 # --- stop -------------------------------------------------------------------------------------------------------------

@@ -210,6 +210,18 @@ MUTANTS = [
         "ReceiveCredit(outcome.limits.messages, outcome.limits.bytes)",
     ),
     _link(
+        "send-too-large",
+        "what ends the connection is sent",
+        "if payload > limits.max_payload_bytes or size > limits.bytes:",
+        "if size > limits.bytes:",
+    ),
+    _link(
+        "send-beyond-any-credit",
+        "what can never be written blocks all behind it",
+        "if payload > limits.max_payload_bytes or size > limits.bytes:",
+        "if payload > limits.max_payload_bytes:",
+    ),
+    _link(
         "send-after-the-end",
         "a message is queued that nobody will ever settle",
         "if self.state is not State.OPEN or self._link is None:",

@@ -3,6 +3,7 @@
 from tests.mutants.mutant import MutantsOf
 
 _factory = MutantsOf("factory", "protocol", "categories", "rotation", "link")
+_endpoints = MutantsOf("endpoints", "service")
 _strangers = MutantsOf("strangers", "strangers_places", "protocol")
 _deadline = MutantsOf("deadline", "deadline")
 _watch = MutantsOf("peer_watch", "peer_watch")
@@ -57,15 +58,15 @@ MUTANTS = [
     _strangers(
         "named-unbounded",
         "who has seen a key id keeps all others out",
-        "            if len(self._named) > max(1, self._places // 2):\n",
-        "            if False:\n",
+        "        if len(self._named) > max(1, self._places // 2):\n",
+        "        if False:\n",
     ),
     _strangers("named-hold-all", "who has seen a key id holds all places", "self._places // 2", "self._places"),
     _strangers(
         "named-newcomer-evicted",
         "who has seen a key id holds half of the places for ever",
-        "next(iter(self._named)).abandon",
-        "next(reversed(self._named)).abandon",
+        "            oldest = list(islice(self._named, _LOOKED_AT))\n",
+        "            oldest = [*reversed(self._named)]\n",
     ),
     _factory(
         "authenticated-evicted",
@@ -94,11 +95,18 @@ MUTANTS = [
         "self.config.descriptors - SPARE_DESCRIPTORS // 2",
         "self.config.descriptors + 1",
     ),
-    _factory(
-        "accepts-per-turn",
+    _endpoints(
+        "accepts-at-first",
         "strangers turn over between two looks at them",
-        "port.numberAccepts = min(port.numberAccepts, ACCEPTS_PER_TURN)",
-        "pass",
+        "        cast(Any, port).numberAccepts = ACCEPTS_PER_TURN\n",
+        "",
+    ),
+    _factory(
+        "accepts-more-and-more",
+        "strangers turn over between two looks at them",
+        "            port.numberAccepts = 0  #",
+        "            pass  #",
+        tests=("service",),
     ),
     _service("descriptors-at-start", "a server starts that will run out", "config.descriptors > soft:", "False:"),
     # Keys and clock
@@ -225,14 +233,15 @@ MUTANTS = [
     _watch(
         "stall-never",
         "a peer that reads nothing holds our memory for ever",
-        "        if drained == self._drained:\n",
+        "        if self._still == _LOOKS:\n",
         "        if False:\n",
     ),
+    _watch("stall-at-twice-the-time", "who stops behind a look has twice the time", "_LOOKS = 4", "_LOOKS = 1"),
     _watch(
         "stall-though-it-moves",
         "a slow reader is cut off",
-        "        if drained == self._drained:\n",
-        "        if True:\n",
+        "self._still + 1 if drained == self._drained else 0",
+        "self._still + 1",
     ),
     _watch(
         "receipts-never",
@@ -272,8 +281,15 @@ MUTANTS = [
     _origin(
         "fork-sends",
         "a child says something under its parent's keys",
-        "        if not self.is_here:\n",
-        "        if False:\n",
+        "        if self._process is not process_nonces.prefix:",
+        "        if False:",
+    ),
+    _origin(
+        "fork-is-here",
+        "a child writes what its parent had queued",
+        "return self._process is process_nonces.prefix",
+        "return True",
+        tests=("origin", "protocol"),
     ),
     _origin(
         "thread-sends",
