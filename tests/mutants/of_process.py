@@ -246,8 +246,8 @@ MUTANTS = [
     _watch(
         "receipts-never",
         "a peer that says nothing holds our messages for ever",
-        "        if left <= 0:\n",
-        "        if False:\n",
+        "        if left <= 0:\n            self._on_missed(Category.RECEIPT_TIMEOUT)\n",
+        "        if left <= 0:\n            pass\n",
     ),
     _watch(
         "receipts-of-the-newest",
