@@ -155,7 +155,9 @@ MUTANTS = [
         "file-written-through-a-link",
         "a link that lies there is written through",
         "            os.replace(name, path)\n",
-        "            path.write_bytes(Path(name).read_bytes())\n",
+        "            path.write_bytes(Path(name).read_bytes())\n"
+        "            path.chmod(0o600)\n"
+        "            os.unlink(name)\n",
     ),
     _file(
         "folder-of-another",
@@ -200,7 +202,10 @@ MUTANTS = [
     _endpoint("endpoint-other-host", "another address", _FORM, _FORM.replace(r"127\.0\.0\.1", "[0-9.]+")),
     _endpoint("endpoint-dots", "any character for a dot", _FORM, _FORM.replace(r"\.", ".")),
     _endpoint(
-        "endpoint-other-digits", "digits of another script", _FORM, _FORM.replace("0|[1-9][0-9]{0,4}", r"\d{1,5}")
+        "endpoint-other-digits",
+        "digits of another script",
+        _FORM,
+        _FORM.replace("0|[1-9][0-9]{0,4}", r"0|(?!0)\d{1,5}"),
     ),
     _endpoint(
         "endpoint-leading-zeros", "a port in another form", _FORM, _FORM.replace("0|[1-9][0-9]{0,4}", "[0-9]{1,5}")
