@@ -177,6 +177,11 @@ def test_twistd_reads_the_key_file_again_at_sighup(tmp_path: Path) -> None:
 
 
 def test_without_a_key_file_sighup_keeps_its_meaning() -> None:
-    with TwistdChild() as child:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a child inherits that it is ignored, as under nohup
+    try:
+        child = TwistdChild()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with child:
         child.signal(signal.SIGHUP)
         assert child.wait().code == -signal.SIGHUP
