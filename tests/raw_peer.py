@@ -92,10 +92,16 @@ class Peer(Channel):
         self, secret: bytes, service: str = SERVICE, limits: Limits = DEFAULT_LIMITS, *, nonce: bytes | None = None
     ) -> None:
         """Send M1; ``nonce`` is 32 random bytes unless given."""
+        self.send_raw(self.make_m1(secret, service, limits, nonce=nonce))
+
+    def make_m1(
+        self, secret: bytes, service: str = SERVICE, limits: Limits = DEFAULT_LIMITS, *, nonce: bytes | None = None
+    ) -> bytes:
+        """M1 with its length, to be sent by :meth:`send_raw`; what comes back is held to it."""
         self.limits, self._service, self._prk = limits, service, wire.prk(secret)
         nonce = secrets.token_bytes(32) if nonce is None else nonce
         self.m1_message = wire.m1(wire.key_id(self._prk, service), limits, nonce)
-        self.send_raw(wire.prefixed(self.m1_message))
+        return wire.prefixed(self.m1_message)
 
     def read_m2(self, timeout: float | None = None) -> None:
         """Read and check M2 and derive the keys; M3 is then in :attr:`m3_frame`, to be sent by :meth:`send_raw`.
@@ -171,6 +177,18 @@ class ServerPeer(Channel):
         nonce: bytes | None = None,
     ) -> None:
         """Send M2; ``instance`` (8 bytes) and ``nonce`` (32) are random unless given."""
+        self.send_raw(self.make_m2(secret, service, limits, instance=instance, nonce=nonce))
+
+    def make_m2(
+        self,
+        secret: bytes,
+        service: str = SERVICE,
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        instance: bytes | None = None,
+        nonce: bytes | None = None,
+    ) -> bytes:
+        """M2 with its length, to be sent by :meth:`send_raw`."""
         head = wire.m2_head(
             secrets.token_bytes(8) if instance is None else instance,
             limits,
@@ -182,7 +200,7 @@ class ServerPeer(Channel):
         self._keys = wire.connection_keys(wire.prk(secret), th)
         tag_s, self._tag_c = wire.tags(self._keys, th)
         self.m2_message = wire.m2(head, tag_s)
-        self.send_raw(wire.prefixed(self.m2_message))
+        return wire.prefixed(self.m2_message)
 
     def read_m3(self, timeout: float | None = None) -> None:
         """Read and check M3; records follow.

@@ -95,6 +95,7 @@ class _Reader:
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.at = 0
+        self.hidden: list[tuple[Any, Any]] = []
 
     def take(self, count: int) -> bytes:
         # Slicing never allocates more than is there, whatever count a prefix claims.
@@ -148,6 +149,8 @@ class _Reader:
             key = self.value(depth + 1)
             value = self.value(depth + 1)
             try:
+                if key in found:
+                    self.hidden.append((key, found[key]))
                 found[key] = value
             except TypeError:
                 raise ValueError("a MessagePack map key is a container") from None
@@ -165,3 +168,13 @@ def unpack(data: bytes) -> Any:
     if reader.at != len(reader.data):
         raise ValueError("bytes after the MessagePack value")
     return value
+
+
+def hidden_pairs(data: bytes) -> list[tuple[Any, Any]]:
+    """The pairs of all maps in ``data`` that :func:`unpack` does not show: their key comes again.
+
+    :raises ValueError: as :func:`unpack`.
+    """
+    reader = _Reader(bytes(data))
+    reader.value(0)
+    return reader.hidden
