@@ -21,7 +21,12 @@ KIND = "job.run"
 PATIENCE = 20.0
 LARGEST = 2 * 1024 * 1024
 
-LIMITS = {"handshake_timeout_seconds": 5, "max_inflight": 256, "max_inflight_bytes": 8 * 1024 * 1024}
+LIMITS = {
+    "handshake_timeout_seconds": 5,
+    "max_inflight": 256,
+    "max_inflight_bytes": 8 * 1024 * 1024,
+    "drain_seconds": 0.2,  # some handlers never end
+}
 
 
 def descriptors(pid: int) -> int | None:
@@ -64,11 +69,15 @@ class Victim(TwistdChild):
 
         :param before: honest peers; none of them is closed.
         """
-        assert_serves(self, *before)
+        self.assert_serves(*before)
         if self._base is not None:
             self._wait_for_descriptors(self._base + len(before))
         if "Traceback" in self.log:
             raise AssertionError(self.log)
+
+    def assert_serves(self, *before: Peer) -> None:
+        """In the middle of something: it serves who was there before and who comes now."""
+        assert_serves(self, *before)
 
     def _wait_for_descriptors(self, wanted: int) -> None:
         """Each question is answered in a turn of its reactor, and sockets are closed in the turns between."""
