@@ -65,6 +65,12 @@ def silent(port: int, _m1: bytes) -> int:
         return len(oldest.wait_eof())
 
 
+def let_go() -> None:
+    """Of the silent ones that are held."""
+    while _SILENT:
+        _SILENT.popleft().close()
+
+
 def garbage(port: int, _m1: bytes) -> int:
     """As long as M1, and nothing of it."""
     return _say(port, GARBAGE)
@@ -153,7 +159,10 @@ def _microseconds(pid: int, port: int, act: Act, m1: bytes, connects: int) -> tu
     before = processor_seconds(pid)
     answered = max(act(port, m1) for _ in range(connects))
     _settle(port, m1)
-    return (processor_seconds(pid) - before) * 1e6 / connects, answered
+    seconds = processor_seconds(pid) - before
+    let_go()  # or those that come next would have to make room
+    _settle(port, m1)
+    return seconds * 1e6 / connects, answered
 
 
 def _settle(port: int, m1: bytes) -> None:
@@ -283,7 +292,7 @@ def measure_rate(child: TwistdChild, rounds: int, seconds: float) -> dict[str, t
     found = {}
     with helper("honest", str(child.connection_file), folder=child.folder) as client:
         samples = Samples(client)
-        samples.rate(1.0)
+        samples.rate(seconds)
         for name, act in KINDS.items():
             quiet, flooded, connects = [], [], []
             for _ in range(rounds):
@@ -295,6 +304,7 @@ def measure_rate(child: TwistdChild, rounds: int, seconds: float) -> dict[str, t
                 finally:
                     connects.append(flood.done / (time.monotonic() - began))
                     flood.stop()
+                    let_go()
             quiet.append(samples.rate(seconds))
             found[name] = statistics.median(quiet), statistics.median(flooded), statistics.median(connects)
     return found

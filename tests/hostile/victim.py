@@ -73,7 +73,7 @@ class Victim(TwistdChild):
         if self._base is not None:
             self._wait_for_descriptors(self._base + len(before))
         if "Traceback" in self.log:
-            raise AssertionError(self.log)
+            raise AssertionError(self.log[self.log.index("Traceback") - 500 :][:5_000])
 
     def assert_serves(self, *before: Peer) -> None:
         """In the middle of something: it serves who was there before and who comes now."""
