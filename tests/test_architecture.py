@@ -158,11 +158,13 @@ def names_in(node: ast.AST) -> set[str]:
     return found | {inner.attr for inner in ast.walk(node) if isinstance(inner, ast.Attribute)}
 
 
+@pytest.mark.attack(41)
 def test_no_check_is_an_assert() -> None:
     """``python -O`` leaves them out."""
     assert [where for where, _ in nodes(ast.Assert)] == []
 
 
+@pytest.mark.attack(41)
 def test_nothing_depends_on_debug() -> None:
     assert [where for where, node in nodes(ast.Name) if isinstance(node, ast.Name) and node.id == "__debug__"] == []
 

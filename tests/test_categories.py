@@ -247,6 +247,7 @@ async def test_handshake_refused(listener: Listener) -> None:
     assert got == b""
 
 
+@pytest.mark.attack(15)
 @pytest_twisted.ensureDeferred
 async def test_self_connect() -> None:
     """What the kernel may do where an ephemeral port is dialled that nobody listens on, here provoked."""
@@ -310,6 +311,7 @@ async def test_a_record_at_fault(send: Callable[[Peer], object], category: str, 
         assert len(server.received) == 2 + (cause > 0)
 
 
+@pytest.mark.attack(6)
 @pytest.mark.parametrize("limit", ["messages", "bytes"])
 @pytest_twisted.ensureDeferred
 async def test_credit_exceeded(limit: str) -> None:
@@ -325,6 +327,7 @@ async def test_credit_exceeded(limit: str) -> None:
         assert server.counters["ended", "credit_exceeded"] == 1
 
 
+@pytest.mark.attack(6)
 @pytest_twisted.ensureDeferred
 async def test_frame_timeout() -> None:
     async with serving({"frame_timeout_seconds": 0.05}) as server:
@@ -345,6 +348,7 @@ def told(server: Server, *messages: dict[str, Any]) -> list[str]:
         return outcomes
 
 
+@pytest.mark.attack(25, 26)
 @pytest.mark.parametrize(
     ("message", "category"),
     [
@@ -365,6 +369,7 @@ async def test_an_envelope_at_fault(message: dict[str, Any], category: str) -> N
         await in_thread(server.assert_serves)
 
 
+@pytest.mark.attack(28)
 @pytest_twisted.ensureDeferred
 async def test_outside_replay_window() -> None:
     async with serving(auth={"nonce_cache_size": 2}, wall=lambda: NOW) as server:
@@ -373,6 +378,7 @@ async def test_outside_replay_window() -> None:
         assert server.counters["rejected", "outside_replay_window"] == 1
 
 
+@pytest.mark.attack(28)
 @pytest_twisted.ensureDeferred
 async def test_replay_cache_full() -> None:
     async with serving(auth={"nonce_cache_size": 2}, wall=lambda: NOW) as server:
@@ -407,6 +413,7 @@ async def test_too_many_connections() -> None:
         assert server.counters["ended", "too_many_connections"] == 1
 
 
+@pytest.mark.attack(27, 28)
 @pytest_twisted.ensureDeferred
 async def test_clock_stepped() -> None:
     def play() -> tuple[list[str], bool]:
@@ -426,6 +433,7 @@ async def test_clock_stepped() -> None:
         assert server.counters["ended", "clock_stepped"] == 2
 
 
+@pytest.mark.attack(13)
 @pytest_twisted.ensureDeferred
 async def test_connection_lost() -> None:
     def play() -> None:
@@ -495,6 +503,7 @@ def test_key_file_insecure(tmp_path: Path) -> None:
     assert raised.value.category == Category.KEY_FILE_INSECURE
 
 
+@pytest.mark.attack(36)
 @pytest.mark.parametrize("content", [None, b"", b"{", b"{}", b'{"protocol": 1}', b"\xff" * 5_000])
 @pytest_twisted.ensureDeferred
 async def test_connection_file_invalid(tmp_path: Path, content: bytes | None) -> None:
@@ -527,6 +536,7 @@ async def test_not_connected() -> None:
     assert raised.value.category == Category.NOT_CONNECTED
 
 
+@pytest.mark.attack(7)
 @pytest_twisted.ensureDeferred
 async def test_send_buffer_full() -> None:
     async with serving({"max_inflight": 1}, max_payload_bytes=10_000) as server:
@@ -545,6 +555,7 @@ async def test_send_buffer_full() -> None:
                 await within(delivery)
 
 
+@pytest.mark.attack(13)
 @pytest_twisted.ensureDeferred
 async def test_delivery_unknown(listener: Listener) -> None:
     from twisted.internet import reactor

@@ -260,6 +260,7 @@ def test_no_bytes_raise_anything_but_malformed(noise: bytes, type_: int) -> None
         pass
 
 
+@pytest.mark.attack(29)
 @pytest.mark.parametrize("claim", [b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff"])
 @pytest.mark.parametrize("field", range(7))
 def test_a_claimed_size_allocates_nothing(claim: bytes, field: int) -> None:

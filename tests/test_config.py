@@ -172,6 +172,7 @@ def test_bad_values_are_refused_by_their_full_path(dotted: str) -> None:
         assert "must" in found[0]
 
 
+@pytest.mark.attack(34)
 @pytest.mark.parametrize("host", BAD_HOSTS)
 def test_another_host_carries_bind_forbidden(host: object) -> None:
     """Nothing that a resolver or a parser could read as another address is even tried."""

@@ -42,6 +42,7 @@ def test_any_mapping_will_do(kind: Any) -> None:
     assert ExecutionIPCConfig.from_mapping(nested).auth.ttl_seconds == 6
 
 
+@pytest.mark.attack(30)
 def test_it_cannot_be_changed_after_it_was_checked() -> None:
     """Nor through what it was made of."""
     kinds = ["job.run"]

@@ -118,6 +118,7 @@ BAD: dict[str, list[Any]] = {
 }
 
 
+@pytest.mark.attack(36)
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
 def test_a_field_that_is_wrong_is_refused(tmp_path: Path, name: str, value: object) -> None:
     assert "is no connection file" in refusal(there(tmp_path, GOOD | {name: value}))
@@ -210,6 +211,7 @@ def test_what_is_checked_is_what_is_read(tmp_path: Path, monkeypatch: pytest.Mon
     assert "can be read or written by others" in why
 
 
+@pytest.mark.attack(36)
 def test_the_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, own = there(tmp_path), os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: own + 1)

@@ -56,6 +56,7 @@ REFUSED: list[tuple[str, Any, dict[str, Any], Category, str]] = [
 ]
 
 
+@pytest.mark.attack(31)
 @pytest.mark.contract("SEC-IPC-05")
 @pytest.mark.parametrize(
     ("payload", "fields", "category", "text"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]

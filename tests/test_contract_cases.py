@@ -75,6 +75,7 @@ def _flipped(byte: int, bit: int) -> Callable[[bytes], bytes]:
     return flip
 
 
+@pytest.mark.attack(24)
 @pytest.mark.contract("SEC-IPC-02")
 @pytest.mark.parametrize(
     "tamper",
@@ -96,6 +97,7 @@ def test_a_record_that_was_tampered_with_ends_the_connection(
     assert_ended(child, peer, "signature_invalid")
 
 
+@pytest.mark.attack(24)
 @pytest.mark.contract("SEC-IPC-02")
 @pytest.mark.parametrize("whose", ["the other direction", "another connection", "the secret itself", "another secret"])
 def test_a_record_signed_with_another_key_ends_the_connection(child: TwistdChild, peer: Peer, whose: str) -> None:
@@ -113,6 +115,7 @@ def test_a_record_signed_with_another_key_ends_the_connection(child: TwistdChild
         assert_ended(child, peer, "signature_invalid")
 
 
+@pytest.mark.attack(24)
 @pytest.mark.contract("SEC-IPC-02")
 @pytest.mark.parametrize("record_type", [wire.RECEIPT, wire.CLOSE, 0, 4, 255])
 def test_it_is_so_for_every_type_of_record(child: TwistdChild, peer: Peer, record_type: int) -> None:
@@ -121,6 +124,7 @@ def test_it_is_so_for_every_type_of_record(child: TwistdChild, peer: Peer, recor
     assert_ended(child, peer, "signature_invalid")
 
 
+@pytest.mark.attack(4)
 @pytest.mark.contract("SEC-IPC-02")
 def test_nothing_behind_a_forged_record_is_handed_over(child: TwistdChild, peer: Peer) -> None:
     forged = peer.envelope_frame(KIND, b"forged", sig=b"\1" * 32, seq=1)[1]
@@ -129,12 +133,14 @@ def test_nothing_behind_a_forged_record_is_handed_over(child: TwistdChild, peer:
     assert_ended(child, peer, "signature_invalid")
 
 
+@pytest.mark.attack(24)
 @pytest.mark.contract("SEC-IPC-02b")
 def test_a_record_without_a_signature_ends_the_connection(child: TwistdChild, peer: Peer) -> None:
     peer.send_envelope(KIND, b"payload", sig=bytes(32))
     assert_ended(child, peer, "signature_missing")
 
 
+@pytest.mark.attack(24)
 @pytest.mark.contract("SEC-IPC-02b")
 def test_a_record_too_short_for_one_ends_the_connection(child: TwistdChild, peer: Peer) -> None:
     body = peer.envelope_frame(KIND, b"")[1][36:]
@@ -145,6 +151,7 @@ def test_a_record_too_short_for_one_ends_the_connection(child: TwistdChild, peer
 # --- SEC-IPC-03: freshness --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(26)
 @pytest.mark.contract("SEC-IPC-03")
 @pytest.mark.parametrize("age", [TTL + 2, 3_600, 10**9])
 def test_an_old_message_is_rejected_and_the_connection_goes_on(child: TwistdChild, peer: Peer, age: int) -> None:
@@ -152,11 +159,13 @@ def test_an_old_message_is_rejected_and_the_connection_goes_on(child: TwistdChil
     assert_rejected(child, peer, seq, "expired")
 
 
+@pytest.mark.attack(26)
 @pytest.mark.contract("SEC-IPC-03")
 def test_one_of_the_year_1970_is_too(child: TwistdChild, peer: Peer) -> None:
     assert_rejected(child, peer, peer.send_envelope(KIND, b"old", ts=0), "expired")
 
 
+@pytest.mark.attack(26)
 @pytest.mark.contract("SEC-IPC-03")
 @pytest.mark.parametrize("ts", [3_600, 10**9, 2**53 - 1 - 10**10])
 def test_a_message_of_the_future_is_rejected_and_the_connection_goes_on(
@@ -166,6 +175,7 @@ def test_a_message_of_the_future_is_rejected_and_the_connection_goes_on(
     assert_rejected(child, peer, seq, "not_yet_valid")
 
 
+@pytest.mark.attack(26)
 @pytest.mark.contract("SEC-IPC-03")
 @pytest.mark.parametrize(
     "ts", [-1, 2**53, 2**64 - 1, True, 1.0, float("nan"), "1763900000", b"1", [1], {}], ids=lambda ts: f"{ts!r}"
@@ -187,6 +197,7 @@ def test_a_message_within_the_ttl_is_accepted(child: TwistdChild) -> None:
 # --- SEC-IPC-04: replay -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(25)
 @pytest.mark.contract("SEC-IPC-04")
 @pytest.mark.parametrize("later", [0, 1, -5])
 @pytest.mark.parametrize("kind", [KIND])
@@ -204,6 +215,7 @@ def test_a_used_nonce_signed_anew_is_rejected_and_the_connection_goes_on(
         assert_serves(child, peer, other)
 
 
+@pytest.mark.attack(23)
 @pytest.mark.contract("SEC-IPC-04")
 def test_the_same_bytes_twice_end_the_connection(child: TwistdChild, peer: Peer) -> None:
     _, frame = peer.envelope_frame(KIND, b"", nonce="twice", target="keep", ts=0)
@@ -215,6 +227,7 @@ def test_the_same_bytes_twice_end_the_connection(child: TwistdChild, peer: Peer)
     child.wait_for(r"connection with 127\.0\.0\.1:\d+ ended: replayed")
 
 
+@pytest.mark.attack(23)
 @pytest.mark.contract("SEC-IPC-04")
 def test_the_same_bytes_on_another_connection_end_that(child: TwistdChild, peer: Peer) -> None:
     with child.peer() as recorded:
@@ -223,6 +236,7 @@ def test_the_same_bytes_on_another_connection_end_that(child: TwistdChild, peer:
     assert_ended(child, peer, "signature_invalid")
 
 
+@pytest.mark.attack(23)
 @pytest.mark.contract("SEC-IPC-04")
 def test_a_message_that_was_taken_out_of_the_stream_ends_the_connection(child: TwistdChild, peer: Peer) -> None:
     peer.envelope_frame(KIND, b"deleted")
@@ -230,6 +244,7 @@ def test_a_message_that_was_taken_out_of_the_stream_ends_the_connection(child: T
     assert_ended(child, peer, "sequence_gap")
 
 
+@pytest.mark.attack(23)
 @pytest.mark.contract("SEC-IPC-04")
 def test_messages_that_were_swapped_end_the_connection(child: TwistdChild, peer: Peer) -> None:
     frames = [peer.envelope_frame(KIND, b"")[1] for _ in range(2)]
@@ -237,6 +252,7 @@ def test_messages_that_were_swapped_end_the_connection(child: TwistdChild, peer:
     assert_ended(child, peer, "sequence_gap")
 
 
+@pytest.mark.attack(23)
 @pytest.mark.contract("SEC-IPC-04")
 def test_a_message_that_is_sent_back_to_its_sender_ends_the_connection(child: TwistdChild, peer: Peer) -> None:
     """The server's own first record, word for word."""
@@ -259,6 +275,7 @@ def _head(length: int, header_len: int = 0, seq: int = 1) -> bytes:
     return length.to_bytes(4, "big") + bytes(32) + b"\1" + seq.to_bytes(8, "big") + header_len.to_bytes(2, "big")
 
 
+@pytest.mark.attack(31)
 @pytest.mark.contract("SEC-IPC-05")
 @pytest.mark.parametrize("piece", [47, 1])
 def test_a_payload_one_byte_too_large_ends_the_connection_before_any_of_it_is_sent(
@@ -271,6 +288,7 @@ def test_a_payload_one_byte_too_large_ends_the_connection_before_any_of_it_is_se
     assert_ended(child, peer, "payload_too_large")
 
 
+@pytest.mark.attack(3)
 @pytest.mark.contract("SEC-IPC-05")
 @pytest.mark.parametrize("length", [43 + 65_535 + LARGEST + 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
 def test_a_length_that_no_record_can_have_ends_it_after_four_bytes(child: TwistdChild, peer: Peer, length: int) -> None:
@@ -278,6 +296,7 @@ def test_a_length_that_no_record_can_have_ends_it_after_four_bytes(child: Twistd
     assert_ended(child, peer, "payload_too_large")
 
 
+@pytest.mark.attack(3)
 @pytest.mark.contract("SEC-IPC-05")
 @pytest.mark.parametrize("length", [0, 1, 42])
 def test_a_length_below_any_records_ends_it_after_four_bytes(child: TwistdChild, peer: Peer, length: int) -> None:
@@ -285,6 +304,7 @@ def test_a_length_below_any_records_ends_it_after_four_bytes(child: TwistdChild,
     assert_ended(child, peer, "malformed")
 
 
+@pytest.mark.attack(29)
 @pytest.mark.contract("SEC-IPC-05")
 def test_a_header_longer_than_its_record_ends_the_connection(child: TwistdChild, peer: Peer) -> None:
     peer.send_raw(_head(43 + 100, header_len=101))
@@ -298,6 +318,7 @@ def test_who_goes_on_writing_a_record_that_was_refused_still_reads_why(child: Tw
     assert_ended(child, peer, "payload_too_large")
 
 
+@pytest.mark.attack(31)
 @pytest.mark.contract("SEC-IPC-05")
 def test_the_largest_payload_is_accepted(child: TwistdChild) -> None:
     with child.peer() as peer:
@@ -308,6 +329,7 @@ def test_the_largest_payload_is_accepted(child: TwistdChild) -> None:
 # --- SEC-IPC-06: kind -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(30)
 @pytest.mark.contract("SEC-IPC-06")
 @pytest.mark.parametrize(
     "kind",
@@ -333,6 +355,7 @@ def test_a_kind_that_is_not_allowed_is_rejected_and_the_connection_goes_on(
     assert_rejected(child, peer, peer.send_envelope(kind, b""), "kind_not_allowed")
 
 
+@pytest.mark.attack(30)
 @pytest.mark.contract("SEC-IPC-06")
 @pytest.mark.parametrize("kind", ["", "x" * 129, None, 1, b"job.run", ["job.run"]], ids=lambda kind: f"{kind!r:.20}")
 def test_a_kind_that_is_none_ends_the_connection(child: TwistdChild, peer: Peer, kind: Any) -> None:
@@ -350,6 +373,7 @@ def test_a_rejected_kind_does_not_use_up_its_nonce(child: TwistdChild) -> None:
 # --- SEC-IPC-07: where it listens -------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(34)
 @pytest.mark.contract("SEC-IPC-07")
 @pytest.mark.parametrize(
     ("options", "arguments"),
@@ -367,6 +391,7 @@ def test_no_server_starts_anywhere_but_on_127_0_0_1(options: list[str], argument
     assert "listening" not in output
 
 
+@pytest.mark.attack(34)
 @pytest.mark.contract("SEC-IPC-07b")
 def test_no_server_starts_on_a_port_that_does_not_exist() -> None:
     code, output = run_to_its_end(config={"bind_port": 65_536})
@@ -379,6 +404,7 @@ def test_no_server_starts_on_a_port_that_does_not_exist() -> None:
 # --- SEC-IPC-08: what is not told -------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(37)
 @pytest.mark.contract("SEC-IPC-08")
 def test_no_secret_and_no_payload_is_in_the_log_or_in_what_a_stranger_gets(child: TwistdChild) -> None:
     """The log of all cases above; every other output of the suite is searched at its end."""

@@ -81,6 +81,7 @@ def test_cancel_leaves_no_timer_behind(use: Callable[[Deadline], None]) -> None:
     assert timed.missed == []
 
 
+@pytest.mark.attack(40)
 @pytest.mark.parametrize(
     ("late", "missed"), [(0, True), (LATE_SECONDS, True), (LATE_SECONDS + 0.001, False), (60, False)]
 )

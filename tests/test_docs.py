@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -177,48 +177,67 @@ def module_rows(rows: list[list[str]]) -> list[list[str]]:
     return [[module, what, *map(code_list, imports(trees[module.strip("`")]))] for module, what, *_ in rows]
 
 
-def contract_ids(*nodes: ast.AST) -> list[str]:
-    """The ids of ``pytest.mark.contract(...)`` within some nodes."""
+def mark_arguments(mark: str, *nodes: ast.AST) -> list[str]:
+    """What ``pytest.mark.contract(...)`` and its like are given within some nodes."""
     within = [inner for node in nodes for inner in ast.walk(node)]
-    calls = [n for n in within if isinstance(n, ast.Call) and ast.unparse(n.func) == "pytest.mark.contract"]
+    calls = [n for n in within if isinstance(n, ast.Call) and ast.unparse(n.func) == f"pytest.mark.{mark}"]
     return [str(argument.value) for call in calls for argument in call.args if isinstance(argument, ast.Constant)]
 
 
-def contract_tests() -> dict[str, list[str]]:
-    """The tests that carry the id of a contract case."""
+def marked_tests(mark: str) -> dict[str, list[str]]:
+    """The tests that carry a mark, by what it is given."""
     found: dict[str, list[str]] = defaultdict(list)
-    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+    tests = ROOT / "tests"
+    for path in sorted(tests.rglob("test_*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         holders: list[ast.Module | ast.ClassDef] = [tree]
         holders += [node for node in tree.body if isinstance(node, ast.ClassDef)]
         counted = 0
         for holder in holders:
-            of_class = contract_ids(*holder.decorator_list) if isinstance(holder, ast.ClassDef) else []
+            of_class = mark_arguments(mark, *holder.decorator_list) if isinstance(holder, ast.ClassDef) else []
             counted += len(of_class)
             for node in holder.body:
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test"):
-                    own = contract_ids(*node.decorator_list)
+                    own = mark_arguments(mark, *node.decorator_list)
                     counted += len(own)
                     for case in dict.fromkeys(own + of_class):
-                        found[case].append(f"`{path.name}::{node.name}`")
-        assert counted == len(contract_ids(tree)), f"{path.name} has contract marks that are not at a test"
+                        found[case].append(f"`{path.relative_to(tests).as_posix()}::{node.name}`")
+        assert counted == len(mark_arguments(mark, tree)), f"{path.name} has {mark} marks that are not at a test"
     return found
 
 
 def contract_rows(rows: list[list[str]]) -> list[list[str]]:
-    tests = contract_tests()
+    tests = marked_tests("contract")
     return [[case, what, "<br>".join(tests[case])] for case, what, _ in rows]
 
 
+def attack_rows(rows: list[list[str]]) -> list[list[str]]:
+    tests = marked_tests("attack")
+    return [[number, what, beside, "<br>".join(tests[number])] for number, what, beside, _ in rows]
+
+
+class Generated(NamedTuple):
+    """A table that is made from the code: where it is, and what its rows are made to be."""
+
+    page: str
+    columns: tuple[str, ...]
+    make: Callable[[list[list[str]]], list[list[str]]]
+
+
 GENERATED = {
-    "docs/design.md": ("modules", ("module", "what it holds", "imports, ours", "imports, others"), module_rows),
-    "docs/security-profile.md": ("contract cases", ("case", "what must hold", "tests"), contract_rows),
+    "modules": Generated(
+        "docs/design.md", ("module", "what it holds", "imports, ours", "imports, others"), module_rows
+    ),
+    "contract cases": Generated("docs/security-profile.md", ("case", "what must hold", "tests"), contract_rows),
+    "attacks": Generated(
+        "docs/security-profile.md", ("attack", "what must happen", "beside the tests", "tests"), attack_rows
+    ),
 }
 
 
-def generated(page: str) -> tuple[str, str]:
-    """The page, and how it would be if its table were made now."""
-    name, columns, make = GENERATED[page]
+def generated(name: str) -> tuple[str, str]:
+    """The page, and how it would be if this table of its were made now."""
+    page, columns, make = GENERATED[name]
     text = read(page)
     before, start, rest = text.partition(f"<!-- generated: {name} -->\n")
     old, end, after = rest.partition("<!-- end -->\n")
@@ -227,9 +246,9 @@ def generated(page: str) -> tuple[str, str]:
     return text, "".join((before, start, head, new, end, after))
 
 
-@pytest.mark.parametrize("page", GENERATED)
-def test_the_generated_tables_are_those_of_the_code(page: str) -> None:
-    is_now, would_be = generated(page)
+@pytest.mark.parametrize("name", GENERATED)
+def test_the_generated_tables_are_those_of_the_code(name: str) -> None:
+    is_now, would_be = generated(name)
     assert is_now == would_be, "run: python -m tests.test_docs"
 
 
@@ -238,7 +257,7 @@ def test_the_generated_tables_are_those_of_the_code(page: str) -> None:
 
 def test_every_module_is_listed_and_imports_only_what_is_above_it() -> None:
     trees = sources()
-    rows = table(read("docs/design.md"), *GENERATED["docs/design.md"][1])
+    rows = table(read("docs/design.md"), *GENERATED["modules"].columns)
     modules = [module.strip("`") for module, *_ in rows]
     assert set(modules) == trees.keys()
     above: set[str] = set()
@@ -301,9 +320,29 @@ def test_every_control_has_its_module() -> None:
 
 
 def test_every_contract_case_has_a_test_and_no_test_names_another() -> None:
-    rows = table(read("docs/security-profile.md"), *GENERATED["docs/security-profile.md"][1])
-    tests = contract_tests()
-    assert {case for case, *_ in rows} == tests.keys()
+    rows = table(read("docs/security-profile.md"), *GENERATED["contract cases"].columns)
+    assert {case for case, *_ in rows} == marked_tests("contract").keys()
+
+
+ATTACKS = 42
+"""Entries of the catalogue of faults and attacks."""
+
+
+def test_every_attack_of_the_catalogue_is_there_with_what_must_happen_and_a_test_or_a_reason() -> None:
+    rows = table(read("docs/security-profile.md"), *GENERATED["attacks"].columns)
+    assert [number for number, *_ in rows] == [str(number) for number in range(1, ATTACKS + 1)]
+    assert marked_tests("attack").keys() <= {number for number, *_ in rows}
+    for number, what, beside, tests in rows:
+        assert len(what) > 40, number
+        assert tests or beside.startswith("no test: "), number
+
+
+def test_what_the_table_of_attacks_names_beside_the_tests_is_there() -> None:
+    for number, _, beside, _ in table(read("docs/security-profile.md"), *GENERATED["attacks"].columns):
+        for module in re.findall(r"`python -m ([\w.]+)", beside):
+            assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), number
+        for name in re.findall(r"`((?:tests|\.ci)/[\w./]+)`", beside):
+            assert (ROOT / name).exists(), number
 
 
 # --- configuration ----------------------------------------------------------------------------------------------------
@@ -634,6 +673,6 @@ def test_the_programs_and_commands_of_a_page_work(page: str, runtime_folder: Pat
 
 
 if __name__ == "__main__":
-    for written in GENERATED:
-        PAGES[written].write_text(generated(written)[1], encoding="utf-8")
+    for written, (where, *_) in GENERATED.items():
+        PAGES[where].write_text(generated(written)[1], encoding="utf-8")
     PAGES["docs/design.md"].write_text(diagram()[1], encoding="utf-8")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -76,6 +77,7 @@ class DrainTests(SynchronousTestCase):
         self.assertIsNone(answer.exception())
         self.assertEqual(link.peer.read_until_close()["category"], "shutting_down")
 
+    @pytest.mark.attack(9)
     def test_who_is_not_done_in_time_is_told_and_then_cut_off(self) -> None:
         self.server.handler = self.wait
         link = self.server.connect()

@@ -119,6 +119,7 @@ def test_the_search_finds_what_is_there() -> None:
         assert seen(hidden, text) == ["secret"]
 
 
+@pytest.mark.attack(37)
 def test_the_text_of_no_object_shows_a_key() -> None:
     both, hidden = linked()
     sent = both.client.send(b"payload")
@@ -167,6 +168,7 @@ def test_no_traceback_with_locals_shows_a_key_when_a_hand_over_fails() -> None:
     assert seen(hidden, shown_by(raised_in(lambda: both.server.connection.receive_data(frames, NOW)))) == []
 
 
+@pytest.mark.attack(37)
 @pytest.mark.parametrize("which", [0, 1])
 def test_no_traceback_with_locals_shows_a_key_when_the_handshake_fails_within(which: int) -> None:
     both, hidden = Pair(client(secret=SECRET), server(secrets=[SECRET])), linked()[1]

@@ -116,6 +116,7 @@ async def both(*coroutines: Coroutine[Deferred[Any], Any, T]) -> list[T]:
     return await within(gatherResults([Deferred.fromCoroutine(coroutine) for coroutine in coroutines]))
 
 
+@pytest.mark.attack(32)
 @pytest.mark.parametrize("size", [0, 3_000])
 @pytest.mark.parametrize("max_inflight", [1, 2, 16])
 @pytest_twisted.ensureDeferred
@@ -130,6 +131,7 @@ async def test_both_only_write(max_inflight: int, size: int) -> None:
             assert side.connection.is_open
 
 
+@pytest.mark.attack(32)
 @pytest.mark.parametrize("max_inflight", [1, 2, 16])
 @pytest_twisted.ensureDeferred
 async def test_both_write_and_the_handlers_of_one_await_their_own_sends(max_inflight: int) -> None:
@@ -141,6 +143,7 @@ async def test_both_write_and_the_handlers_of_one_await_their_own_sends(max_infl
         assert theirs.failed == []
 
 
+@pytest.mark.attack(32)
 @pytest.mark.parametrize("max_inflight", [2, 16])
 @pytest_twisted.ensureDeferred
 async def test_both_write_and_the_handlers_of_both_await_their_own_sends(max_inflight: int) -> None:
@@ -154,6 +157,7 @@ async def test_both_write_and_the_handlers_of_both_await_their_own_sends(max_inf
         assert ours.failed == theirs.failed == []
 
 
+@pytest.mark.attack(32)
 @pytest.mark.parametrize("max_inflight", [1, 16])
 @pytest_twisted.ensureDeferred
 async def test_where_all_credit_of_both_waits_for_credit_of_the_other_the_time_to_live_ends_it(
@@ -240,6 +244,7 @@ async def test_a_peer_that_grants_no_bytes_refuses_every_message_at_once(listene
     assert await playing == b""
 
 
+@pytest.mark.attack(6, 7)
 @pytest_twisted.ensureDeferred
 async def test_a_peer_that_does_not_read_gets_its_credit_at_most_and_the_others_are_served() -> None:
     """Its receipts and answers wait; what it may still send is bounded by its credit."""

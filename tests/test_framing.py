@@ -83,6 +83,7 @@ def test_a_whole_stream_in_one_segment_is_what_a_second_implementation_reads() -
     assert fed([MIXED]) == (expected(MIXED), None)
 
 
+@pytest.mark.attack(1)
 def test_every_two_way_split_gives_the_same_records() -> None:
     """A split between any two bytes: TCP promises nothing about them."""
     wanted = expected(MIXED)
@@ -150,6 +151,7 @@ LENGTHS = {
 }
 
 
+@pytest.mark.attack(3)
 @pytest.mark.parametrize(("length", "fault"), LENGTHS.items())
 def test_a_length_is_judged_after_four_bytes_and_costs_no_memory(length: int, fault: Category | None) -> None:
     one = framer()
@@ -187,6 +189,7 @@ PAYLOADS = [  # header_len, payload_len, fault
 ]
 
 
+@pytest.mark.attack(3, 31)
 @pytest.mark.parametrize(("header_len", "payload_len", "fault"), PAYLOADS)
 def test_a_payload_is_judged_after_47_bytes(header_len: int, payload_len: int, fault: Category | None) -> None:
     """Before any of it is kept: ``MAX_LENGTH`` alone would let a payload be 64 KiB too large."""
@@ -206,6 +209,7 @@ def test_the_largest_frame_passes() -> None:
     assert fed([stream]) == fed(cut(stream, 10_000)) == (expected(stream), None)
 
 
+@pytest.mark.attack(4)
 @pytest.mark.parametrize("bad", [(0).to_bytes(4, "big"), (MAX + 1).to_bytes(4, "big") + bytes(60)])
 def test_nothing_behind_the_first_bad_frame_is_returned(bad: bytes) -> None:
     """Two bad ones and then good ones, at every split, and in segments that come later."""

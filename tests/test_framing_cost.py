@@ -57,6 +57,7 @@ def copied(one: Counts, payload: int, records: int, segment: int) -> tuple[int, 
     return one.copied, len(stream)
 
 
+@pytest.mark.attack(2)
 @pytest.mark.parametrize(("segment", "payload", "records"), COSTS)
 def test_no_byte_is_copied_more_than_three_times(segment: int, payload: int, records: int) -> None:
     one = framer(32 << 20)
@@ -66,6 +67,7 @@ def test_no_byte_is_copied_more_than_three_times(segment: int, payload: int, rec
     assert made <= 3 * received + 64
 
 
+@pytest.mark.attack(2)
 @pytest.mark.parametrize("segment", [1, 100, 4_096])
 def test_the_cost_grows_with_the_record_and_not_with_its_square(segment: int) -> None:
     size = 600 * segment
@@ -111,6 +113,7 @@ def test_one_that_copies_in_secret_is_found_out(sizes: list[int]) -> None:
     assert allocated(one, in_segments(sizes, 65_536)) > 3 * sum(sizes)
 
 
+@pytest.mark.attack(2)
 @pytest.mark.parametrize("segment", [1, 2, 40])
 def test_tiny_segments_cost_little_more_memory_than_their_bytes(segment: int) -> None:
     """An object for each of them would be twenty times as much: a peer's way around its byte credit."""

@@ -87,6 +87,7 @@ def test_m1_may_come_in_any_two_segments(at: int) -> None:
     assert answers == [b"", M2]
 
 
+@pytest.mark.attack(1)
 def test_every_message_may_come_one_byte_at_a_time() -> None:
     at_client, at_server = client_half(), server_half()
     said = b"".join(at_server.receive(bytes([byte]))[0] for byte in at_client.start())
@@ -188,6 +189,7 @@ def test_the_client_refuses(segment: bytes, category: Category) -> None:
     assert refusal(client_half(), segment) is category
 
 
+@pytest.mark.attack(22)
 @pytest.mark.parametrize(
     ("secret", "service"), [(SECRET + b"\0", SERVICE), (bytes(range(1, 33)), SERVICE), (SECRET, "other")]
 )
@@ -206,6 +208,7 @@ def test_who_copies_a_key_id_cannot_prove_the_key() -> None:
     assert caught.value.category is FAILED
 
 
+@pytest.mark.attack(19)
 @pytest.mark.parametrize(
     "half", [server_half(nonce=b"\x52" * 32), server_half(endpoint=ENDPOINT._replace(server_port=40002))]
 )
@@ -213,6 +216,7 @@ def test_a_recorded_client_is_refused_by_a_server_that_is_new_or_another(half: S
     assert refusal(half, M1, M3) is FAILED
 
 
+@pytest.mark.attack(18)
 def test_a_squatter_that_relays_to_the_real_server_gets_neither_end() -> None:
     """The client dialled 40001; the real server has been restarted on 40002 and sees the squatter's own port."""
     victim, real = client_half(), server_half(endpoint=Endpoint("127.0.0.1", 40002, "127.0.0.1", 50001))
@@ -221,6 +225,7 @@ def test_a_squatter_that_relays_to_the_real_server_gets_neither_end() -> None:
     assert refusal(real, M3) is FAILED
 
 
+@pytest.mark.attack(15)
 @pytest.mark.parametrize("port", [1, 40001, 65_535])
 def test_a_client_that_was_joined_to_itself_says_nothing(port: int) -> None:
     half = client_half(endpoint=Endpoint("127.0.0.1", port, "127.0.0.1", port))
@@ -246,6 +251,7 @@ def damaged(which: int, change: Callable[[bytes], bytes]) -> tuple[Side, Side, l
     return at_client, at_server, said
 
 
+@pytest.mark.attack(21)
 @pytest.mark.parametrize(("which", "size"), [(1, 68), (2, 100), (3, 44)])
 def test_every_flipped_bit_is_refused(which: int, size: int) -> None:
     """No bit of M1, M2 or M3 is without a meaning, and the server never says more than M2."""
@@ -260,6 +266,7 @@ def test_every_flipped_bit_is_refused(which: int, size: int) -> None:
         assert len(said) <= max(which, 2)
 
 
+@pytest.mark.attack(21)
 @pytest.mark.parametrize(("which", "size"), [(1, 68), (2, 100), (3, 44)])
 def test_every_truncation_is_waited_for_and_then_refused(which: int, size: int) -> None:
     """Whoever sends half a message and goes gets no answer, and is never let in."""

@@ -186,6 +186,7 @@ INSECURE_FILES: list[tuple[str, Callable[[Path], Path], str]] = [
 ]
 
 
+@pytest.mark.attack(35)
 @pytest.mark.parametrize(("make", "why"), [case[1:] for case in INSECURE_FILES], ids=[c[0] for c in INSECURE_FILES])
 def test_a_file_that_others_could_have_touched_is_refused(
     tmp_path: Path, make: Callable[[Path], Path], why: str
@@ -208,6 +209,7 @@ def test_the_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest
     assert caught.value.category is INSECURE
 
 
+@pytest.mark.attack(35)
 def test_what_is_checked_is_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who swaps the file between check and reading gains nothing: only the open descriptor is used."""
     path = key_file(tmp_path, ONE.hex().encode())

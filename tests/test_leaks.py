@@ -72,6 +72,7 @@ def test_a_secret_in_a_log_event_is_found(where: str) -> None:
     assert collected.found()
 
 
+@pytest.mark.attack(37)
 def test_a_run_of_the_suite_in_which_a_child_prints_its_key_fails(tmp_path: Path) -> None:
     """The whole way: the key of a child is learned, its output is collected, and the end of the session fails."""
     (tmp_path / "conftest.py").write_text("from tests.conftest import *\n")

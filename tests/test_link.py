@@ -209,6 +209,7 @@ BAD: list[tuple[str, Callable[[Client], object], Category]] = [
 ]
 
 
+@pytest.mark.attack(31)
 @pytest.mark.parametrize(("attempt", "category"), [pytest.param(*rest, id=name) for name, *rest in BAD])
 @pytest_twisted.ensureDeferred
 async def test_what_breaks_a_rule_is_refused_by_the_sender_and_nothing_is_written(
@@ -237,6 +238,7 @@ async def test_a_kind_that_the_server_does_not_take_is_told_and_the_next_message
         assert len(child.records) == before + 1
 
 
+@pytest.mark.attack(32)
 @pytest_twisted.ensureDeferred
 async def test_a_handler_may_send_from_within(child: TwistdChild) -> None:
     """On the client's side: each reply causes the next message."""
@@ -299,6 +301,7 @@ class _ByteByByte(Peer):
             super().send_raw(bytes([byte]))
 
 
+@pytest.mark.attack(1)
 def test_one_byte_at_a_time_is_the_same(child: TwistdChild) -> None:
     with _ByteByByte.open(child.port) as peer:
         peer.handshake(child.key)

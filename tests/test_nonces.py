@@ -52,6 +52,7 @@ print(process_nonces.next(), flush=True)
 """
 
 
+@pytest.mark.attack(38)
 def test_a_forked_child_does_not_go_on_with_its_parents_nonces() -> None:
     """It has the same prefix and the same count in its memory, so both would draw the same ones."""
     done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, check=True, timeout=60)

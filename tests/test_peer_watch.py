@@ -5,6 +5,7 @@ Runs under pytest and under ``python -m twisted.trial tests.test_peer_watch``.
 
 from __future__ import annotations
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from ipc_twisted import DeliveryUnknown
@@ -38,6 +39,7 @@ class WriteStallTests(SynchronousTestCase):
             self.server.turn(0.5)
         self.server.turn(seconds % 0.5)
 
+    @pytest.mark.attack(7)
     def test_a_peer_that_takes_nothing_is_cut_off_at_the_limit(self) -> None:
         self.write(500)
         self.wait(29.9)
@@ -151,6 +153,7 @@ class ReceiptTimeoutTests(SynchronousTestCase):
         self.assertFalse(self.link.transport.aborted)
         self.assertEqual(self.server.clock.getDelayedCalls(), [])
 
+    @pytest.mark.attack(40)
     def test_a_process_that_was_stopped_itself_gives_the_peer_its_time_again(self) -> None:
         self.link.protocol.send("job.run", b"")
         self.server.turn()

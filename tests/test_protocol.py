@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, fail
 from twisted.internet.error import ConnectionDone
 from twisted.internet.error import ConnectionLost as ConnectionReset
@@ -671,6 +672,7 @@ class StrangersTests(LoggedTestCase):
                 nonces.add(said[36:68])
         self.assertEqual([len(nonce) for nonce in nonces], [32] * 6)
 
+    @pytest.mark.attack(28)
     def test_a_clock_that_steps_back_ends_all_connections_and_begins_a_new_instance(self) -> None:
         server = MemoryServer(auth={"nonce_cache_size": 1})
         links = [server.connect() for _ in range(3)]
@@ -1020,6 +1022,7 @@ class SendTests(LoggedTestCase):
         self.assertTrue(self.link.protocol.is_open)
         self.assertEqual(len(self.flushLoggedErrors(SystemExit)), 1)
 
+    @pytest.mark.attack(38)
     def test_a_fork_says_nothing_under_its_parents_keys(self) -> None:
         self.link.send()
         self.link.transport.take()

@@ -180,6 +180,7 @@ def twice_admitted(make: MakeGuard, history: History) -> tuple[str, int] | None:
     return None
 
 
+@pytest.mark.attack(27)
 @given(histories())
 @settings(deadline=None, max_examples=400)
 def test_no_message_is_ever_admitted_twice(history: History) -> None:
@@ -187,6 +188,7 @@ def test_no_message_is_ever_admitted_twice(history: History) -> None:
     assert twice_admitted(right, history) is None
 
 
+@pytest.mark.attack(27)
 @pytest.mark.parametrize("wrong", [LeastRecentlyUsed, RandomCull, ExpiryByArrival, WithoutFloor, EvictionWithoutFloor])
 def test_the_property_finds_every_wrong_guard_out(wrong: MakeGuard) -> None:
     """Else it would be too weak to say anything about the right one."""
@@ -203,6 +205,7 @@ def test_a_floor_that_falls_is_found_out_by_its_bound() -> None:
     find(histories(), falls, settings=QUICK)
 
 
+@pytest.mark.attack(27)
 @pytest.mark.slow
 def test_a_million_random_steps_with_clock_steps_admit_nothing_twice() -> None:
     """A long life of one guard; after each step of the clock all that could pass the TTL again comes again."""

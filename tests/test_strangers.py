@@ -82,6 +82,7 @@ FOREIGN = {
 }
 
 
+@pytest.mark.attack(14)
 @pytest.mark.usefixtures("alive")
 @pytest.mark.parametrize("said", FOREIGN.values(), ids=FOREIGN)
 def test_another_protocol_is_ended_after_four_bytes_and_nothing_is_answered(child: TwistdChild, said: bytes) -> None:
@@ -90,6 +91,7 @@ def test_another_protocol_is_ended_after_four_bytes_and_nothing_is_answered(chil
     assert answer(child.port, said) == b""
 
 
+@pytest.mark.attack(14)
 @pytest.mark.usefixtures("alive")
 def test_a_post_whose_body_holds_a_handshake_is_not_listened_to(child: TwistdChild) -> None:
     body = m1(child.key)
@@ -98,12 +100,14 @@ def test_a_post_whose_body_holds_a_handshake_is_not_listened_to(child: TwistdChi
     assert answer(child.port, head, body) == b""
 
 
+@pytest.mark.attack(3)
 @pytest.mark.usefixtures("alive")
 @pytest.mark.parametrize("length", [0, 1, 42, 63, 65, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
 def test_a_length_that_is_not_m1s_is_ended_after_four_bytes(child: TwistdChild, length: int) -> None:
     assert answer(child.port, struct.pack(">I", length)) == b""
 
 
+@pytest.mark.attack(21)
 @pytest.mark.usefixtures("alive")
 def test_every_single_bit_flip_of_m1s_head_is_refused_with_the_same_nothing(child: TwistdChild) -> None:
     """Length, magic, version, type, flags and key id; what the rest of M1 says only M3 can prove."""
@@ -114,6 +118,7 @@ def test_every_single_bit_flip_of_m1s_head_is_refused_with_the_same_nothing(chil
         assert answer(child.port, bytes(flipped)) == b"", f"bit {bit}"
 
 
+@pytest.mark.attack(21)
 @pytest.mark.usefixtures("alive")
 def test_every_truncation_of_m1_is_answered_with_nothing(child: TwistdChild) -> None:
     message = m1(child.key)
@@ -121,6 +126,7 @@ def test_every_truncation_of_m1_is_answered_with_nothing(child: TwistdChild) -> 
         assert answer(child.port, message[:length], end=True) == b""
 
 
+@pytest.mark.attack(21)
 @pytest.mark.usefixtures("alive")
 def test_every_single_bit_flip_of_m3_is_refused_with_the_same_nothing(child: TwistdChild) -> None:
     for bit in range(8 * 44):
@@ -136,6 +142,7 @@ def test_every_single_bit_flip_of_m3_is_refused_with_the_same_nothing(child: Twi
 # --- 16: our own messages, at the wrong time or place -----------------------------------------------------------------
 
 
+@pytest.mark.attack(16)
 @pytest.mark.usefixtures("alive")
 @pytest.mark.parametrize(
     "said",
@@ -161,6 +168,7 @@ SECOND: dict[str, Callable[[Peer], bytes]] = {
 }
 
 
+@pytest.mark.attack(16)
 @pytest.mark.usefixtures("alive")
 @pytest.mark.parametrize("said", SECOND.values(), ids=SECOND)
 def test_nothing_but_the_right_m3_may_come_second(child: TwistdChild, said: Callable[[Peer], bytes]) -> None:
@@ -171,11 +179,13 @@ def test_nothing_but_the_right_m3_may_come_second(child: TwistdChild, said: Call
         assert peer.wait_eof() == b""
 
 
+@pytest.mark.attack(16)
 @pytest.mark.usefixtures("alive")
 def test_m1_and_m3_in_one_write_are_early_data(child: TwistdChild) -> None:
     assert answer(child.port, m1(child.key) + wire.prefixed(wire.m3(bytes(32)))) == b""
 
 
+@pytest.mark.attack(16)
 @pytest.mark.usefixtures("alive")
 def test_a_proof_for_another_connection_is_refused(child: TwistdChild) -> None:
     with Peer.open(child.port) as one, Peer.open(child.port) as other:
@@ -191,6 +201,7 @@ def test_a_proof_for_another_connection_is_refused(child: TwistdChild) -> None:
 # --- 8: who only lets us work -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(8)
 @pytest.mark.usefixtures("alive")
 def test_first_messages_in_a_loop_are_answered_with_a_hundred_bytes(child: TwistdChild) -> None:
     for number in range(20):
@@ -205,6 +216,7 @@ def test_first_messages_in_a_loop_are_answered_with_a_hundred_bytes(child: Twist
 # --- 5, 10, 12, 13: who only takes up room ----------------------------------------------------------------------------
 
 
+@pytest.mark.attack(5)
 @pytest_twisted.ensureDeferred
 async def test_slow_strangers_are_gone_at_the_deadline_and_honest_clients_get_in_meanwhile() -> None:
     def play() -> list[int]:
@@ -229,6 +241,7 @@ async def test_slow_strangers_are_gone_at_the_deadline_and_honest_clients_get_in
         assert server.counters["handshake", "handshake_timeout"] == 3
 
 
+@pytest.mark.attack(10)
 @pytest_twisted.ensureDeferred
 async def test_a_flood_of_idle_connects_does_not_keep_honest_clients_out() -> None:
     """The oldest pending one goes, never the newcomer: an honest client is no longer pending when its turn would be."""
@@ -273,6 +286,7 @@ def _at_each_stage(server: Server, number: int) -> Peer:
     return peer
 
 
+@pytest.mark.attack(12)
 @pytest_twisted.ensureDeferred
 async def test_hundreds_of_connects_and_resets_leave_nothing_behind() -> None:
     def play() -> None:
@@ -290,6 +304,7 @@ async def test_hundreds_of_connects_and_resets_leave_nothing_behind() -> None:
         assert sum(server.counters["ended", category] for category in Category) == 240 / 2 + 1
 
 
+@pytest.mark.attack(13)
 @pytest.mark.parametrize("end", [Peer.abort, Peer.end_writing, Peer.close])
 @pytest.mark.parametrize("stage", range(6))
 @pytest_twisted.ensureDeferred
@@ -336,6 +351,7 @@ def _relay(client: ServerPeer, server: Peer) -> bytes:
     return client.wait_eof()
 
 
+@pytest.mark.attack(18)
 @pytest_twisted.ensureDeferred
 async def test_a_squatter_that_relays_to_the_real_server_sees_nothing_but_m1(
     child: TwistdChild, squatter: Listener
@@ -357,6 +373,7 @@ async def test_a_squatter_that_relays_to_the_real_server_sees_nothing_but_m1(
     await in_thread(assert_serves, child)
 
 
+@pytest.mark.attack(18)
 @pytest_twisted.ensureDeferred
 async def test_a_squatter_on_the_port_of_a_server_that_came_back_elsewhere_sees_nothing_but_m1() -> None:
     async with serving() as before:
@@ -375,6 +392,7 @@ async def test_a_squatter_on_the_port_of_a_server_that_came_back_elsewhere_sees_
         assert after.received == []
 
 
+@pytest.mark.attack(17)
 @pytest_twisted.ensureDeferred
 async def test_a_second_client_is_no_oracle_for_a_squatter(squatter: Listener) -> None:
     """It has two clients and no key: nothing that one of them says convinces the other."""
@@ -422,6 +440,7 @@ SERVED: dict[str, tuple[Callable[[ServerPeer], object], Category]] = {
 }  # fmt: skip
 
 
+@pytest.mark.attack(16, 17, 22)
 @pytest.mark.parametrize(("serve", "category"), SERVED.values(), ids=SERVED)
 @pytest_twisted.ensureDeferred
 async def test_a_client_says_nothing_but_m1_to_what_does_not_prove_itself(
@@ -438,6 +457,7 @@ async def test_a_client_says_nothing_but_m1_to_what_does_not_prove_itself(
     assert await playing == b""
 
 
+@pytest.mark.attack(20)
 @pytest_twisted.ensureDeferred
 async def test_a_recorded_server_side_convinces_no_client(squatter: Listener) -> None:
     """What a server said to one client, word for word, said to the next one on the same port."""
@@ -484,6 +504,7 @@ def _replay(port: int, recorded: list[bytes]) -> bytes:
         return peer.wait_eof()
 
 
+@pytest.mark.attack(19)
 @pytest.mark.usefixtures("alive")
 def test_a_recorded_client_is_refused_by_the_same_server(child: TwistdChild) -> None:
     recorded = _record(child.port, child.key)
@@ -491,6 +512,7 @@ def test_a_recorded_client_is_refused_by_the_same_server(child: TwistdChild) -> 
     child.wait_for("failed: authentication_failed")
 
 
+@pytest.mark.attack(19)
 def test_a_recorded_client_is_refused_by_a_restarted_server_and_by_another_one(tmp_path: Path) -> None:
     """The restarted one has the same key and the same port; the other one the same key."""
     key_file = tmp_path / "key"
@@ -511,6 +533,7 @@ def test_a_recorded_client_is_refused_by_a_restarted_server_and_by_another_one(t
 # --- 22: nearly the right key -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(22)
 @pytest.mark.usefixtures("alive")
 @pytest.mark.parametrize("change", ["a zero byte appended", "one bit", "backwards", "its hex digits", "doubled"])
 def test_nearly_the_right_key_is_as_wrong_as_any(child: TwistdChild, change: str) -> None:

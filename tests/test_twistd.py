@@ -133,6 +133,7 @@ DESCRIPTIONS = [
 ]
 
 
+@pytest.mark.attack(34)
 @pytest.mark.parametrize("description", DESCRIPTIONS, ids=ascii)
 def test_an_endpoint_in_any_other_form_is_refused(description: str) -> None:
     said = usage_error("--listen", description)
@@ -149,6 +150,7 @@ def test_the_one_form_is_accepted_and_goes_before_the_configuration(tmp_path: Pa
     assert options.config.endpoint == f"tcp:{port}:interface=127.0.0.1"
 
 
+@pytest.mark.attack(34)
 @pytest.mark.parametrize("host", [*ELSEWHERE, b"127.0.0.1", 2130706433, ["127.0.0.1"], None], ids=ascii)
 def test_a_bind_host_in_any_other_form_is_refused(host: object) -> None:
     with pytest.raises(ConfigError) as raised:
@@ -320,6 +322,7 @@ KEY_FILES: dict[str, tuple[Callable[[Path], Path], str, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.attack(35)
 @pytest.mark.parametrize(("make", "category", "says"), KEY_FILES.values(), ids=KEY_FILES)
 def test_a_key_file_that_cannot_be_used_is_refused_with_what_to_do(
     tmp_path: Path, make: Callable[[Path], Path], category: str, says: str
@@ -562,6 +565,7 @@ def test_a_second_server_with_the_same_connection_file_ends_and_the_first_goes_o
         assert_serves(child, honest)
 
 
+@pytest.mark.attack(32)
 @pytest.mark.parametrize("target", ["raise", "fail", "nonsense"])
 def test_a_handler_that_fails_is_logged_and_disturbs_nobody(child: TwistdChild, target: str) -> None:
     with child.peer() as honest, child.peer() as peer:
@@ -575,6 +579,7 @@ def test_a_handler_that_fails_is_logged_and_disturbs_nobody(child: TwistdChild, 
         assert RAISED not in str(peer.close_record)
 
 
+@pytest.mark.attack(32)
 def test_handlers_that_never_end_or_end_too_late_disturb_nobody(child: TwistdChild) -> None:
     with child.peer() as honest:
         with child.peer() as peer:
@@ -585,6 +590,7 @@ def test_handlers_that_never_end_or_end_too_late_disturb_nobody(child: TwistdChi
         assert_serves(child, honest)
 
 
+@pytest.mark.attack(33)
 def test_what_a_peer_writes_is_escaped_in_every_line(child: TwistdChild) -> None:
     evil = "evil\n2026-01-01T00:00:00+0000 [ipc_twisted#info] listening on 127.0.0.1:1\x1b[2J"
     with child.peer() as peer:
@@ -597,6 +603,7 @@ def test_what_a_peer_writes_is_escaped_in_every_line(child: TwistdChild) -> None
 # --- how one ends -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(39)
 def test_at_sigterm_it_tells_its_clients_removes_its_files_and_ends_by_the_signal() -> None:
     with TwistdChild(handler=None) as child:
         folder = child.connection_file.parent
@@ -617,6 +624,7 @@ def test_at_sigterm_it_tells_its_clients_removes_its_files_and_ends_by_the_signa
         assert [*folder.iterdir()] == []
 
 
+@pytest.mark.attack(32)
 def test_twist_runs_it_as_well_and_a_handler_may_stop_it() -> None:
     with TwistdChild(runner=TWIST, python=("-X", "dev", "-W", "error")) as child:
         folder = child.connection_file.parent
@@ -651,6 +659,7 @@ def test_a_server_that_was_killed_does_not_keep_the_next_one_from_starting(tmp_p
 # --- what clients are told --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(36)
 @pytest_twisted.ensureDeferred
 async def test_a_client_of_a_server_that_is_gone_is_told_that_its_file_is_stale() -> None:
     from twisted.internet import reactor
@@ -672,6 +681,7 @@ async def test_a_client_of_a_server_that_is_gone_is_told_that_its_file_is_stale(
             await within(connect(reactor, path))
 
 
+@pytest.mark.attack(22)
 @pytest_twisted.ensureDeferred
 async def test_a_client_with_another_key_is_told_what_it_can_be(child: TwistdChild) -> None:
     from twisted.internet import reactor
@@ -686,6 +696,7 @@ async def test_a_client_with_another_key_is_told_what_it_can_be(child: TwistdChi
         assert (f"The server's current key id is {child.info['key_id']}" in said) == (where == child.connection_file)
 
 
+@pytest.mark.attack(22)
 @pytest_twisted.ensureDeferred
 async def test_a_client_for_another_service_is_told_what_it_can_be(child: TwistdChild) -> None:
     from twisted.internet import reactor
@@ -716,6 +727,7 @@ async def test_a_client_of_what_is_no_server_of_ours_is_told_so() -> None:
         await playing
 
 
+@pytest.mark.attack(36)
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -798,6 +810,7 @@ async def test_a_reply_of_a_kind_that_the_client_does_not_take_is_logged_at_the_
     assert received == []
 
 
+@pytest.mark.attack(39)
 @pytest_twisted.ensureDeferred
 async def test_every_sender_has_an_outcome_when_the_server_is_terminated_or_killed() -> None:
     from twisted.internet import reactor

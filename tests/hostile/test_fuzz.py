@@ -16,6 +16,7 @@ FRAMES = 40_000
 BODIES = 6_000
 
 
+@pytest.mark.attack(42)
 def test_whatever_a_stranger_says_it_gets_m2_at_most_and_is_never_let_in_without_the_proof() -> None:
     campaign = Strangers()
     campaign.run(FRAMES)
@@ -30,6 +31,7 @@ def test_whatever_a_stranger_says_it_gets_m2_at_most_and_is_never_let_in_without
     }
 
 
+@pytest.mark.attack(42)
 def test_two_implementations_say_the_same_of_every_signed_body() -> None:
     campaign = Bodies()
     campaign.run(BODIES)
@@ -39,6 +41,7 @@ def test_two_implementations_say_the_same_of_every_signed_body() -> None:
     assert ends - campaign.ends.keys() <= {"ended payload_too_large"}
 
 
+@pytest.mark.attack(42)
 @pytest.mark.parametrize("campaign", [Strangers, Bodies])
 def test_memory_stays_flat_however_many_there_are(campaign: type[Strangers] | type[Bodies]) -> None:
     """What is held after twice as many is what was held before, but for the odd object of Python's own."""
