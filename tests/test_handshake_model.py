@@ -43,6 +43,7 @@ SERVICES = Setting(clients=2, servers=2, ports=1, services=2)
 # The design
 
 
+@pytest.mark.attack(16, 17, 18, 19, 20)
 @pytest.mark.parametrize(
     ("setting", "states", "completed"),
     [
@@ -156,6 +157,7 @@ ATTACKS = {
 }
 
 
+@pytest.mark.attack(16, 17, 18, 19, 20)
 @pytest.mark.parametrize("kind", ATTACKS)
 def test_the_model_finds_the_attack_on_each_weakened_design(kind: str) -> None:
     weakness, setting, wanted, steps = ATTACKS[kind]

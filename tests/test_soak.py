@@ -22,6 +22,7 @@ def soak(run: Callable[..., None], **small: object) -> None:
     assert not report.broken, str(report)
 
 
+@pytest.mark.attack(13)
 @pytest.mark.slow
 def test_through_cuts_and_restarts_every_message_has_one_outcome_and_none_is_handed_over_twice() -> None:
     soak(deliveries.run, messages=20_000)
@@ -33,6 +34,7 @@ def test_slow_handlers_make_no_process_grow_and_lose_nothing(blocking: bool) -> 
     soak(slow_handlers.run, seconds=2.0, ttl_seconds=2, max_inflight=100, blocking=blocking)
 
 
+@pytest.mark.attack(7)
 @pytest.mark.slow
 def test_peers_that_never_read_or_never_send_receipts_are_ended_and_their_memory_is_free_again() -> None:
     soak(
@@ -45,11 +47,13 @@ def test_peers_that_never_read_or_never_send_receipts_are_ended_and_their_memory
     )
 
 
+@pytest.mark.attack(12)
 @pytest.mark.slow
 def test_connections_that_come_and_go_leave_nothing_behind_and_an_idle_one_is_small() -> None:
     soak(churn.run, cycles=400, connections=100, rounds=2)
 
 
+@pytest.mark.attack(10)
 @pytest.mark.slow
 def test_a_flood_of_silent_connects_keeps_neither_clients_nor_work_out() -> None:
     soak(flood.run, seconds=1.5, clients=3)
@@ -60,6 +64,7 @@ def test_clients_of_a_receiver_on_another_port_are_back_in_two_seconds_and_not_a
     soak(restart.run, clients=60, processes=2, away_seconds=2.0)
 
 
+@pytest.mark.attack(39)
 @pytest.mark.slow
 def test_at_sigterm_every_accepted_message_is_handled_and_every_sender_knows() -> None:
     soak(sigterm.run, messages=200, senders=2)
