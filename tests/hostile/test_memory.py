@@ -87,7 +87,9 @@ def rejections_and_faults(victim: Victim) -> None:
 BATCH = (strangers, large_records, unread_answers, beyond_its_credit, many_nonces, rejections_and_faults)
 
 
-@pytest.mark.xfail(reason="a connection that has ended holds itself, and its buffers, until the collector runs")
+@pytest.mark.xfail(
+    strict=False, reason="a connection that has ended holds itself, and its buffers, until the collector runs"
+)
 @pytest.mark.slow
 @pytest.mark.attack(2, 5, 6, 7, 8, 10, 12, 28, 29)
 def test_memory_is_within_a_tenth_of_what_it_was_once_the_time_to_live_of_a_batch_of_attacks_is_over(
