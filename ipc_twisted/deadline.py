@@ -10,6 +10,10 @@ LATE_SECONDS = 1.0
 """A deadline that fires this much too late was held up by this process, not missed by the peer."""
 
 
+def _nothing() -> None:
+    """What becomes of a deadline that is closed."""
+
+
 class Deadline:
     """One deadline that is set and taken back often: ``on_missed`` is called unless it is stopped in time.
 
@@ -57,6 +61,11 @@ class Deadline:
         if self._call is not None:
             self._call.cancel()
             self._call = None
+
+    def close(self) -> None:
+        """:meth:`cancel`, for good: hold nobody any more."""
+        self.cancel()
+        self._on_missed = _nothing
 
     def _fired(self) -> None:
         self._call = None

@@ -73,8 +73,8 @@ class PeerWatch:
 
     def cancel(self) -> None:
         """The connection is not open any more."""
-        self._stall.cancel()
-        self._receipts.cancel()
+        self._stall.close()
+        self._receipts.close()
 
     def _held(self) -> int:
         """Bytes that lie in the transport. Twisted has no public name for all of them."""

@@ -239,6 +239,8 @@ class SecureIPCProtocol(Protocol):
         if self._closing_as is None:  # a reset, or any other end that nothing announced
             self._shared.connection_ending(self)
         self._stop_clocks()
+        for deadline in (self._handshake, self._frame, self._linger):
+            deadline.close()
         self._shared.connection_ended(self)
         category = self._connection.category or Category.CONNECTION_LOST
         self._fail_authentication(category)
@@ -432,6 +434,8 @@ class SecureIPCProtocol(Protocol):
         if first:
             self._shared.connection_ending(self)
         self._fail_authentication(self._connection.category or Category.CONNECTION_LOST)
+        if not self._origin.is_here:  # the socket, and the reactor's epoll, are the parent's too
+            return
         if state is State.DEAD:
             self.transport.abortConnection()
             return

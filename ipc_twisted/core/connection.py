@@ -96,6 +96,10 @@ class Callbacks(NamedTuple):
     rejected: Callable[[Rejection], None]
 
 
+_NOBODY = Callbacks(lambda: None, lambda _envelope, _size: True, lambda _rejection: None)
+"""Whom a connection tells that has ended: else it and its owner would hold each other until the collector runs."""
+
+
 class _Link(NamedTuple):
     """What there is only once the handshake is done."""
 
@@ -434,6 +438,10 @@ class Connection:
             self.category = category
         if self._link is not None:
             self._link.verifier.ended = state is not State.CLOSING
+            if state is not State.CLOSING:
+                self._link.framer.drop()
+        if state is State.DEAD:
+            self._callbacks = _NOBODY
 
 
 def _refusal(link: _Link, payload: int, size: int) -> str | None:

@@ -89,6 +89,12 @@ class Framer:
                 offset = self._collect(data, offset, frames)
         return frames
 
+    def drop(self) -> None:
+        """Let go of the record that is arriving: the connection has ended."""
+        self._stage = self._mac = None
+        self._parts.clear()
+        self._small.clear()
+
     def _cut(self, data: bytes, offset: int, frames: list[Frame]) -> int:
         """Cut the records that lie whole within ``data``; the hot loop, no call of ours within."""
         unpack, append, max_length, max_payload = HEAD.unpack_from, frames.append, self.MAX_LENGTH, self._max_payload

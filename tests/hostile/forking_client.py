@@ -32,9 +32,9 @@ def forked(connection: Any) -> int:
     except IPCError as problem:
         print("child:", problem.category, flush=True)
     connection.flush()
+    connection.close()
     for _ in range(10):
         connection.transport.doWrite()
-    connection.close()
     return said
 
 

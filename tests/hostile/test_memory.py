@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
+import weakref
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
 import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
 
+from ipc_twisted import SecureEnvelope, SecureIPCProtocol
 from tests.child_handlers import ALIVE
 from tests.hostile.cost import GARBAGE, KINDS, first, let_go
 from tests.hostile.victim import KIND, LARGEST, Victim, ended_as, resident_kib, unharmed, until
+from tests.memory_link import SECRET
 from tests.raw_channel import PeerClosed
 from tests.raw_peer import Peer
+from tests.serving import Server, in_thread, serving
 
 TTL = 1
 BIG = LARGEST // 4
@@ -87,9 +95,6 @@ def rejections_and_faults(victim: Victim) -> None:
 BATCH = (strangers, large_records, unread_answers, beyond_its_credit, many_nonces, rejections_and_faults)
 
 
-@pytest.mark.xfail(
-    strict=False, reason="a connection that has ended holds itself, and its buffers, until the collector runs"
-)
 @pytest.mark.slow
 @pytest.mark.attack(2, 5, 6, 7, 8, 10, 12, 28, 29)
 def test_memory_is_within_a_tenth_of_what_it_was_once_the_time_to_live_of_a_batch_of_attacks_is_over(
@@ -112,3 +117,49 @@ def test_memory_is_within_a_tenth_of_what_it_was_once_the_time_to_live_of_a_batc
         after = resident_kib(victim.process.pid)
         assert after is not None
         assert after <= MOST * base, f"{base} KiB before, {after} KiB behind"
+
+
+def _at_every_stage(server: Server) -> list[Peer]:
+    """Silent, within M1, behind M2, idle, within a record, with an answer that it has not read, with a handler that
+    has not ended."""
+    silent, within_m1, answered = server.open(), server.open(), server.open()
+    within_m1.send_raw(within_m1.make_m1(SECRET)[:40])
+    answered.send_m1(SECRET)
+    answered.read_m2()
+    idle, within_record, unread, unfinished = (server.peer() for _ in range(4))
+    within_record.send_raw(within_record.envelope_frame(KIND, bytes(100_000))[1][:50_000])
+    unread.send_envelope(KIND, b"answer me")
+    unread.receipt_for(0)
+    unfinished.send_envelope(KIND, b"never")
+    unfinished.receipt_for(0)
+    idle.receipt_for(idle.send_envelope(KIND))
+    return [silent, within_m1, answered, idle, within_record, unread, unfinished]
+
+
+@pytest.mark.attack(6)
+@pytest.mark.parametrize("end", [Peer.abort, Peer.close])
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_has_ended_is_gone_without_waiting_for_the_collector(
+    end: Callable[[Peer], None],
+) -> None:
+    """Else its buffers stay for as long as that takes, and a key holder that connects anew fills others."""
+
+    def handler(envelope: SecureEnvelope, connection: SecureIPCProtocol) -> Deferred[None] | None:
+        if envelope.payload_bytes == b"answer me":
+            connection.send(KIND, bytes(10_000))
+        return Deferred() if envelope.payload_bytes == b"never" else None
+
+    async with serving() as server:
+        server.handler = handler
+        peers = await in_thread(_at_every_stage, server)
+        left = [weakref.ref(protocol) for protocol in server.factory.transports]
+        assert len(left) == len(peers)
+        gc.disable()
+        try:
+            for peer in peers:
+                end(peer)
+            while server.factory.transports:
+                await in_thread(server.assert_serves)
+            assert [protocol() for protocol in left if protocol() is not None] == []
+        finally:
+            gc.enable()
