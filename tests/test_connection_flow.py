@@ -109,6 +109,15 @@ def test_what_can_never_fit_the_peers_byte_credit_is_refused_at_once() -> None:
     assert len(both.server.handed) == 1
 
 
+def test_one_that_fits_what_was_granted_since_is_not_refused() -> None:
+    """The first grant is the least that a receiver ever gives; it may give more."""
+    side = server()
+    forger = Forger(side, LIMITS._replace(bytes=500))
+    forger.say(forger.receipt(octets=2_000))
+    side.send(bytes(1_000))
+    assert [type_ for type_, _ in forger.hear()] == [wire.ENVELOPE]
+
+
 def test_a_full_buffer_refuses_and_takes_again_once_something_was_decided() -> None:
     both = pair(send_buffer=2 * FLAT_COST_BYTES + 200)
     both.client.send()
