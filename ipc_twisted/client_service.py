@@ -159,7 +159,7 @@ class ExecutionIPCClientService(Service):
         """Wait until at least half of ``limits.send_buffer_bytes`` is free. Waiters go on in order, one at a time."""
         return when_drained(self._outbox)
 
-    def whenConnected(self, failAfterFailures: int | None = None) -> Deferred[SecureIPCProtocol]:  # noqa: N802, N803
+    def whenConnected(self, failAfterFailures: int | None = None) -> Deferred[SecureIPCProtocol]:
         """Wait for the connection there is, or the next one. As Twisted's ``ClientService`` has it.
 
         :param failAfterFailures: give up after so many failed attempts, with the error of the last; None: never.
