@@ -129,8 +129,8 @@ def read(path: str | os.PathLike[str]) -> ConnectionInfo:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise
-    except ValueError as problem:  # a NUL in the name
-        raise _error(path, str(problem)) from None
+    except ValueError:
+        raise _error(path, "no name of a file holds a NUL") from None
     except OSError as problem:
         why = "is a symbolic link" if problem.errno == errno.ELOOP else f"cannot be read: {problem.strerror}"
         raise _error(path, why) from None
@@ -160,7 +160,7 @@ def _read_untrusted(path: Path) -> ConnectionInfo | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
             return msgspec.json.decode(file.read(MAX_BYTES), type=ConnectionInfo)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError):  # also bad UTF-8, and a NUL in the name
         return None
 
 

@@ -142,8 +142,8 @@ def _read_private(path: str | os.PathLike[str]) -> bytes:
             f"there is no key file {name} (in {os.getcwd()!r}); give this side a copy of the other side's, or make the "
             f"first one with: ipc-twisted keygen {os.fspath(path)}",
         ) from None
-    except ValueError as problem:  # a NUL in the name
-        raise KeyFileError(Category.KEY_INVALID, f"cannot read {name}: {problem}") from None
+    except ValueError:
+        raise KeyFileError(Category.KEY_INVALID, f"cannot read {name}: no name of a file holds a NUL") from None
     except OSError as problem:
         if Path(path).is_symlink():
             raise KeyFileError(Category.KEY_FILE_INSECURE, f"{name} is a symbolic link; name the file itself") from None

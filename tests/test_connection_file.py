@@ -362,5 +362,5 @@ def test_a_server_removes_its_own_file_and_no_other(tmp_path: Path) -> None:
 
 
 def test_a_name_that_cannot_be_is_said() -> None:
-    with pytest.raises(ConnectionFileError, match="embedded null byte"):
+    with pytest.raises(ConnectionFileError, match="no name of a file holds a NUL"):
         connection_file.read("a\0b")
