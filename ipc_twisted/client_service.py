@@ -63,11 +63,7 @@ class LinkState(NamedTuple):
 
 
 class _Factory(SecureIPCClientFactory):
-    """All of its connections, one after the other, write from one outbox.
-
-    Not with :class:`twisted.application.internet.ClientService`: that logs an unhandled error for every connection
-    that ends while it is prepared, which each refused handshake does.
-    """
+    """All of its connections, one after the other, write from one outbox."""
 
     def __init__(self, clock: Any, config: ExecutionIPCConfig, handler: Handler) -> None:
         super().__init__(clock, config, handler)
@@ -210,6 +206,8 @@ class ExecutionIPCClientService(Service):
     # How it goes
 
     async def _stay_connected(self) -> None:
+        """Not by :class:`twisted.application.internet.ClientService`: that logs an unhandled error for every connection
+        that ends while it is prepared, which each refused handshake does."""
         while True:
             self._attempts += 1
             try:

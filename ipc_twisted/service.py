@@ -138,7 +138,8 @@ class ExecutionIPCService(Service):
             if connection_file_module.is_ours(self.connection_file, self._info):
                 self._remove_generated()
                 self._write_info(keyring)
-            _log.info("the keys were changed: current key id {key_id}", key_id=self._info.key_id)
+            current = keyring.current.key_id(self.config.service).hex()
+            _log.info("the keys were changed: current key id {key_id}", key_id=current)
 
     def reload_keys(self) -> None:
         """Read the key file again, as ``twistd ipc`` does on SIGHUP.

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from ipc_twisted import ExecutionIPCService, HandshakeError, KeyFileError, Keyring, SecureIPCProtocol, connect
 from ipc_twisted.connection_file import read
+from tests.log_lines import Lines
 from tests.memory_link import SECRET, MemoryServer, config
 from tests.raw_channel import PeerClosed
 from tests.raw_peer import Peer
@@ -144,7 +146,11 @@ async def test_a_connection_file_that_another_server_has_taken_is_left_alone(tmp
     server = service(write(tmp_path / "key", SECRET))
     server.startService()
     server.connection_file.write_text("another's")
+    lines = Lines()
+    globalLogPublisher.addObserver(lines)
     server.use_keyring(Keyring([NEW]))
+    globalLogPublisher.removeObserver(lines)
+    assert lines == [f"the keys were changed: current key id {key_id(NEW)}"]
     assert server.connection_file.read_text() == "another's"
     await within(server.stopService())
     assert server.connection_file.read_text() == "another's"
