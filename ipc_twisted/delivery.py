@@ -13,14 +13,12 @@ from ipc_twisted.core import outbox
 _log = Logger(namespace="ipc_twisted")
 
 
-class Delivery(outbox.Delivery):
+class Delivery(outbox.Delivery, eq=False, gc=False):
     """What becomes of one message. ``await`` it: None for accepted.
 
     :raises Rejected: on ``await``: it was not handed over; ``.category`` says why.
     :raises DeliveryUnknown: on ``await``: the connection ended before the outcome was known.
     """
-
-    __slots__ = ()
 
     def add_done_callback(self, callback: Callable[[outbox.Delivery], None]) -> None:
         """Call ``callback(self)`` once done, at once if it is. What it raises is logged, and disturbs nobody else."""

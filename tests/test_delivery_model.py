@@ -180,10 +180,10 @@ class Receiver(Party):
         self.guard = self.new_guard()
 
 
-class Message(Delivery):
+class Message(Delivery, eq=False, gc=False):
     """It counts how often it was ended."""
 
-    ends = 0
+    ends: int = 0
 
     def settle(self, error: Rejected | DeliveryUnknown | None) -> None:
         self.ends += 1

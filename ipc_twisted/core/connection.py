@@ -298,12 +298,10 @@ class Connection:
 
     # Outgoing
 
-    def send(
-        self, delivery: Callable[[HeaderFields, bytes, bytes], _D], payload_bytes: bytes, fields: HeaderFields
-    ) -> _D:
+    def send(self, delivery: type[_D], payload_bytes: bytes, fields: HeaderFields) -> _D:
         """Check and queue one message.
 
-        :param delivery: makes the :class:`Delivery`, of a class that can be awaited.
+        :param delivery: the class of what is returned: one that can be awaited.
         :param fields: the header in the order of the wire.
 
         :raises EnvelopeError: a field breaks its rule, or the peer can never take it.

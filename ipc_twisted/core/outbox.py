@@ -24,6 +24,8 @@ from itertools import takewhile
 from struct import Struct
 from typing import TypeVar
 
+import msgspec
+
 from ipc_twisted.core.codec import NO_SEQ, Malformed, RecordType, encode_header, encode_prefix
 from ipc_twisted.core.envelope import HeaderFields
 from ipc_twisted.core.flow import SendCredit
@@ -54,8 +56,11 @@ _WHY = {
 UNSENT = "unsent: no connection or no credit came within its time to live"
 
 
-class Delivery:
+class Delivery(msgspec.Struct, eq=False, gc=False):
     """What becomes of one message. Small, since there is one for each that has no outcome.
+
+    The garbage collector does not look at it: going again and again over all that is in flight would cost a third of
+    the time that sending takes. It need not: each one ends, and lets go then of those who waited.
 
     :ivar fields: the header in the order of the wire.
     :ivar cost: bytes it counts for in :attr:`Outbox.buffered`.
@@ -64,18 +69,15 @@ class Delivery:
     :ivar seen_by: the instance of the receiver that may have handed it over; None: nobody has.
     """
 
-    __slots__ = ("_state", "cost", "fields", "header", "payload", "seen_by", "seq", "written_at")
-
-    def __init__(self, fields: HeaderFields, header: bytes, payload: bytes) -> None:
-        self.fields = fields
-        self.header = header
-        self.payload = payload
-        self.cost = len(header) + len(payload) + FLAT_COST_BYTES
-        self.seq = NO_SEQ
-        self.written_at = 0.0
-        self.seen_by: bytes | None = None
-        # Pending: who waits for the outcome. Else the outcome; None: accepted.
-        self._state: tuple[Callable[[Delivery], None], ...] | Rejected | DeliveryUnknown | None = ()
+    fields: HeaderFields
+    header: bytes
+    payload: bytes
+    cost: int
+    seq: int = NO_SEQ
+    written_at: float = 0.0
+    seen_by: bytes | None = None
+    # Pending: who waits for the outcome. Else the outcome; None: accepted.
+    _state: tuple[Callable[[Delivery], None], ...] | Rejected | DeliveryUnknown | None = ()
 
     @property
     def ts(self) -> int:
@@ -134,15 +136,16 @@ class Delivery:
 _D = TypeVar("_D", bound=Delivery)
 
 
-def prepare(delivery: Callable[[HeaderFields, bytes, bytes], _D], fields: HeaderFields, payload_bytes: bytes) -> _D:
+def prepare(delivery: type[_D], fields: HeaderFields, payload_bytes: bytes) -> _D:
     """Check a message as far as any receiver's limits go, and make its :class:`Delivery`.
 
-    :param delivery: the class, so that one can be made that is awaited.
+    :param delivery: the class: one that can be awaited.
     :raises EnvelopeError: ``malformed``, naming the field and its rule.
     """
     if type(payload_bytes) is not bytes:
         raise EnvelopeError(Category.MALFORMED, f"payload_bytes must be bytes, not {type(payload_bytes).__name__}")
-    return delivery(fields, encode_header(fields), payload_bytes)
+    header = encode_header(fields)
+    return delivery(fields, header, payload_bytes, len(header) + len(payload_bytes) + FLAT_COST_BYTES)
 
 
 class Outbox:

@@ -310,8 +310,8 @@ MUTANTS = [
     _box(
         "buffer-counts-no-overhead",
         "a million empty messages cost nothing",
-        "len(header) + len(payload) + FLAT_COST_BYTES",
-        "len(header) + len(payload)",
+        "len(header) + len(payload_bytes) + FLAT_COST_BYTES",
+        "len(header) + len(payload_bytes)",
     ),
     _box(
         "payload-of-any-type",
