@@ -201,9 +201,7 @@ class _Reactor(AsyncioSelectorReactor):
     def close(self) -> None:
         """Leave nothing behind on the loop: no descriptor, no thread, no timer."""
         self.fireSystemEvent("shutdown")
-        for call in self.getDelayedCalls():
-            call.cancel()
-        timer: Any = self._timerHandle  # a cancelled delayed call leaves Twisted's timer on the loop
+        timer: Any = self._timerHandle  # the one that fires all delayed calls; it stays when they are cancelled
         if timer is not None:
             timer.cancel()
 
@@ -260,19 +258,20 @@ class _Handlers:
 async def _ended(stop: Callable[[], Deferred[Any]], handlers: _Handlers) -> None:
     """Wait for the orderly end, and be cancelled only behind it."""
     interrupted: asyncio.CancelledError | None = None
+    failures: list[Failure] = []
     for step in (stop, handlers.cancel):
         # Not a task: who ends the program cancels all tasks, and this is what ends the program in order.
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        step().addBoth(done.set_result)
+        step().addErrback(failures.append).addBoth(done.set_result)
         while not done.done():
             try:
                 await asyncio.wait([done])
             except asyncio.CancelledError as error:
                 interrupted = error
-        if isinstance(result := done.result(), Failure):
-            result.raiseException()
     if interrupted is not None:
         raise interrupted
+    for failure in failures:
+        failure.raiseException()
 
 
 def _as_future(deferred: Deferred[Any]) -> asyncio.Future[Any]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.defer import Deferred, succeed
+from twisted.logger import globalLogBeginner, globalLogPublisher
 
 from ipc_twisted import (
     Category,
@@ -27,12 +28,14 @@ from ipc_twisted import (
     Delivery,
     DeliveryUnknown,
     ExecutionIPCConfig,
+    KeyFileError,
     Keyring,
     NotConnected,
     Rejected,
     embed,
 )
 from ipc_twisted import connect as connect_in_twisted
+from tests.log_lines import Lines
 
 SECONDS = 30
 SECRET = bytes.fromhex("3b0c5d1795e2a86f414d7ce09b28f3065ad1879e63fc024bb7e5180c9af6d24e")
@@ -226,8 +229,45 @@ async def handlers_of_every_sort(folder: Path) -> None:
     assert sorted(done) == ["asyncio", "asyncio", "kind_not_allowed", "nothing"]
 
 
+async def what_goes_wrong_is_told(folder: Path) -> None:
+    """A stop that fails is raised, and all the same nothing is left; a cancelled handler is a failed one."""
+    lines = Lines()
+    globalLogPublisher.addObserver(lines)
+    globalLogBeginner.beginLoggingTo([], redirectStandardIO=False)
+    waiting = asyncio.Event()
+
+    async def handler(envelope: Any, connection: Any) -> None:
+        connection.transport.reactor.callLater(1_000, print)
+        if envelope.payload_bytes:
+            await waiting.wait()
+        current: Any = asyncio.current_task()
+        current.cancel()
+        await asyncio.sleep(0)
+
+    raised: list[BaseException] = []
+    try:
+        async with embed.server(
+            config(drain_seconds=0.2), KEYRING, handler, connection_file=folder / "ipc.json"
+        ) as server:
+            with suppress(KeyFileError):
+                server.reload_keys()
+                raise AssertionError("reloaded from nowhere")
+            async with embed.client(folder / "ipc.json", KEYRING) as link:
+                await link.send("job.run", b"")
+                await link.send("job.run", b"waits")
+            stop: Any = server.service
+            original = stop.stopService
+            stop.stopService = lambda: original().addCallback(lambda _: 1 // 0)
+    except ZeroDivisionError as problem:
+        raised.append(problem)
+    assert raised
+    assert len([line for line in lines if "a handler failed" in line]) == 1, lines
+    assert len([line for line in lines if "that have not ended" in line]) == 1, lines
+
+
 async def two_at_a_time(folder: Path) -> None:
     """In two threads, each with a loop of its own, and two clients on each."""
+    await there_and_back(folder / "first")  # Twisted's descriptor in reserve is not made for two threads
     failed: list[BaseException] = []
 
     async def both(inner: Path) -> None:
@@ -340,6 +380,7 @@ SCENARIOS: dict[str, Callable[[Path], Awaitable[None]]] = {
         cancelled,
         waiters_are_cancelled,
         handlers_of_every_sort,
+        what_goes_wrong_is_told,
         two_at_a_time,
         with_the_programs_reactor,
         in_a_test_client,
