@@ -175,12 +175,34 @@ async def cancelled(folder: Path) -> None:
     assert not (folder / "ipc.json").exists()
 
 
+async def cancelled_while_leaving(folder: Path) -> None:
+    """It first ends in order: what has no outcome gets one."""
+    leaving = asyncio.Event()
+    deliveries: list[Delivery] = []
+
+    async def program() -> None:
+        async with embed.client(folder / "ipc.json", KEYRING, config=config(drain_seconds=0.3)) as link:
+            deliveries.append(link.send("job.run", b""))
+            leaving.set()
+
+    task = asyncio.ensure_future(program())
+    await leaving.wait()
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    (outcome,) = await asyncio.gather(*deliveries, return_exceptions=True)
+    assert isinstance(outcome, Rejected)
+    assert outcome.category is Category.SHUTTING_DOWN
+
+
 async def waiters_are_cancelled(folder: Path) -> None:
     """Who waits for an outcome may stop waiting; the message goes its way."""
     async with embed.client(folder / "ipc.json", KEYRING) as link:
         delivery = link.send("job.run", b"")
         with suppress(TimeoutError):
             await asyncio.wait_for(delivery, 0.01)
+        assert not delivery.awaited
         first, second = asyncio.ensure_future(delivery), asyncio.ensure_future(delivery)
         connected = asyncio.ensure_future(link.when_connected())
         await asyncio.sleep(0)
@@ -378,6 +400,7 @@ SCENARIOS: dict[str, Callable[[Path], Awaitable[None]]] = {
         body_raises,
         wrong_arguments,
         cancelled,
+        cancelled_while_leaving,
         waiters_are_cancelled,
         handlers_of_every_sort,
         what_goes_wrong_is_told,
