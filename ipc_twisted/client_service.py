@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from twisted.application.internet import backoffPolicy
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from ipc_twisted.config import ExecutionIPCConfig
@@ -115,8 +116,7 @@ class ExecutionIPCClientService(Service):
         self._attempts = 0
         self._last_error: IPCError | None = None
         self._waiting: list[tuple[Deferred[SecureIPCProtocol], int | None]] = []
-        self._tick = LoopingCall(self._look)
-        self._tick.clock = reactor
+        self._tick: IDelayedCall
         self._loop: Deferred[None] | None = None
         self._cut_off = False
         self._idle: Deferred[None] | None = None  # while it stops: fires once nothing is under way
@@ -194,7 +194,7 @@ class ExecutionIPCClientService(Service):
         self._origin = Origin(time.time)
         self._idle = None
         self._cut_off = False
-        self._tick.start(TICK_SECONDS, now=False)
+        self._tick = self._clock.callLater(TICK_SECONDS, self._look)
         self._loop = Deferred.fromCoroutine(self._stay_connected())
 
     def stopService(self) -> Deferred[None]:
@@ -251,7 +251,8 @@ class ExecutionIPCClientService(Service):
                 deferred.errback(problem)
 
     def _look(self) -> None:
-        """Once a second."""
+        """Once a second. Not by :class:`twisted.internet.task.LoopingCall`, which installs the global reactor."""
+        self._tick = self._clock.callLater(TICK_SECONDS, self._look)
         self._outbox.expire(self._factory.now() - self._ttl)
         self._outbox.requeue()
         if self._connection is not None:
@@ -286,7 +287,7 @@ class ExecutionIPCClientService(Service):
         for connection in list(self._factory.transports):
             connection.abandon(Category.SHUTTING_DOWN)
             await connection.wait_closed()
-        self._tick.stop()
+        self._tick.cancel()
         self._connection = self._connected_since = None
         self._outbox.give_up(Category.SHUTTING_DOWN)
         waiting, self._waiting = self._waiting, []

@@ -1,7 +1,8 @@
-"""The outcome of a message, and room for more of them, as something that Twisted code awaits."""
+"""The outcome of a message, and room for more of them, as something that Twisted code and asyncio code await."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -45,8 +46,32 @@ class Delivery(outbox.Delivery, eq=False, gc=False):
         super().add_done_callback(settled)  # a Deferred keeps what its callbacks raise to itself
         return deferred
 
-    def __await__(self) -> Generator[Any, None, None]:
-        return self.as_deferred().__await__()
+    def __await__(self) -> Generator[Any, Any, None]:
+        """For Twisted's coroutines and for asyncio's, also where both run on one loop.
+
+        Which of them awaits cannot be seen from here, but what comes back tells: Twisted hands back at once what is
+        yielded and is no Deferred, asyncio waits for a future and sends None.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return (yield from self.as_deferred().__await__())
+        if not self.done():
+            future = loop.create_future()
+
+            def settled(_: outbox.Delivery) -> None:
+                if not future.done():  # it may have been cancelled in this turn
+                    future.set_result(None)
+
+            super().add_done_callback(settled)
+            try:
+                sent = yield next(future.__await__())
+            finally:
+                self.remove_done_callback(settled)
+            if sent is future:
+                return (yield from self.as_deferred().__await__())
+        if (error := self.exception()) is not None:
+            raise error
 
 
 def when_drained(box: outbox.Outbox) -> Deferred[None]:

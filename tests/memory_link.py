@@ -11,21 +11,17 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from twisted.internet.address import IPv4Address
-from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.error import ConnectionLost as ConnectionReset
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
-from twisted.python.failure import Failure
 
 from ipc_twisted import ExecutionIPCConfig, Keyring, SecureEnvelope, SecureIPCFactory, SecureIPCProtocol
 from ipc_twisted.factory import SecureIPCClientFactory
+from ipc_twisted.testing import NOW, MemoryTransport
 from tests import wire_peer as wire
 from tests.raw_channel import DEFAULT_LIMITS
 from tests.raw_peer import HOST, Peer, ServerPeer
 
 SECRET = bytes.fromhex("8d1f0c6a94b3e7725a1e66d0c3f2984bd7407ae915bc2638f0659ae2d31b7c84")
-NOW = 1_800_000_000
 SERVER, CLIENT = ("127.0.0.1", 40_001), ("127.0.0.1", 50_000)
 
 
@@ -33,78 +29,6 @@ def config(limits: Mapping[str, Any] | None = None, auth: Mapping[str, Any] | No
     """A checked configuration that takes ``job.run``."""
     section = {"allowed_kinds": ["job.run"], "limits": limits or {}, "auth": auth or {}}
     return ExecutionIPCConfig.from_mapping({**section, **more})
-
-
-class MemoryTransport(StringTransport):
-    """What a TCP transport does for our protocol, without a socket.
-
-    :ivar writes: what was written, call by call.
-    :ivar dataBuffer: and ``offset``, ``_tempDataLen``: what Twisted's holds; nothing, unless a test says so.
-    :ivar aborted: and ``closing``, ``half_closed``: what the protocol asked for.
-    """
-
-    dataBuffer = b""  # noqa: N815  # Twisted's name
-    offset = 0
-    _tempDataLen = 0  # noqa: N815  # Twisted's name
-
-    def __init__(self, clock: Clock, host: tuple[str, int], peer: tuple[str, int]) -> None:
-        super().__init__(IPv4Address("TCP", *host), IPv4Address("TCP", *peer))
-        self.clock = clock
-        self.ends = host, peer
-        self.protocol: SecureIPCProtocol
-        self.writes: list[bytes] = []
-        self.aborted = self.closing = self.half_closed = self.write_side_gone = self.lost = False
-        self.unread = bytearray()
-
-    def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: N802  # Twisted's name
-        """Nothing is delayed here."""
-
-    def write(self, data: bytes) -> None:
-        if self.half_closed or self.closing or self.aborted:
-            raise AssertionError("written behind the end")
-        self.writes.append(bytes(data))
-        self.unread += data
-
-    def writeSequence(self, data: Any) -> None:  # noqa: N802  # Twisted's name
-        self.write(b"".join(data))
-
-    def loseWriteConnection(self) -> None:
-        if self.producer is not None:
-            raise AssertionError("a transport with a producer never ends its writing side")
-        if not self.half_closed:
-            self.half_closed = True
-            self.clock.callLater(0, self._write_side_gone)
-
-    def _write_side_gone(self) -> None:
-        if not self.lost:
-            self.write_side_gone = True
-            self.protocol.writeConnectionLost()
-
-    def loseConnection(self) -> None:
-        if self.producer is not None:
-            raise AssertionError("a transport with a producer never closes")
-        if self.write_side_gone:
-            self.lose(ConnectionDone())  # as Twisted does: at once, within this call
-        elif not self.closing:
-            self.closing = True
-            self.clock.callLater(0, self.lose, ConnectionDone())
-
-    def abortConnection(self) -> None:
-        if not self.aborted:
-            self.aborted = True
-            self.clock.callLater(0, self.lose, ConnectionAborted())
-
-    def lose(self, reason: Exception) -> None:
-        """The socket is gone."""
-        if not self.lost:
-            self.lost = True
-            self.protocol.connectionLost(Failure(reason))
-
-    def take(self) -> bytes:
-        """What was written and not yet read."""
-        taken = bytes(self.unread)
-        self.unread.clear()
-        return taken
 
 
 class MemorySocket:
