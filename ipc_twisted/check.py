@@ -42,7 +42,7 @@ REFUSED = (Category.KIND_NOT_ALLOWED, Category.EXPIRED)
 
 _STEPS: dict[type[IPCError], str] = {
     ConnectionFileError: "connection file",
-    ConfigError: "key",  # what else can be wrong in the arguments is found before
+    ConfigError: "key",  # there is none: what else can be wrong in the options is found before
     KeyFileError: "key",
     NotConnected: "server",
     HandshakeError: "handshake",
@@ -90,6 +90,10 @@ async def check(
 
     try:
         dialler = Dialler(reactor, where, keyring, (), None, service, None)
+    except ConfigError as problem:
+        findings.append(Finding("options", False, str(problem)))
+        return Report(ok=False, findings=findings, limits=None, round_trip_seconds=None)
+    try:
         # At the second 0: the probes get it as their ts, and expire by no clock of this side.
         factory = SecureIPCClientFactory(reactor, dialler.config, dialler.handler, wall=lambda: 0.0)
         dialling = Deferred.fromCoroutine(dialler.dial(factory))
@@ -150,8 +154,8 @@ def _clock(started_at: int | None) -> Finding:
         return Finding(
             "clock",
             False,
-            f"the server's clock at its start was {ahead} s ahead of this one: it was set back since, or one of the two "
-            "processes has a clock of its own; messages may be rejected as expired or not_yet_valid; set the clock "
+            f"the server's clock at its start was {ahead} s ahead of this one: it was set back since, or one of the "
+            "two processes has a clock of its own; messages may be rejected as expired or not_yet_valid; set the clock "
             "right, then start the server again",
         )
     return Finding("clock", True, f"the server started {-ahead} s ago")

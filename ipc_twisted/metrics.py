@@ -48,7 +48,9 @@ METRICS = (
     MetricOf(CounterMetricFamily, "sent", "sent", "outcome", "Messages of this side's by what became of them"),
     MetricOf(CounterMetricFamily, "unclaimed", "unclaimed", "category", "Those not accepted that nobody awaited"),
     MetricOf(CounterMetricFamily, "handshakes", "handshakes", "outcome", "Handshakes that have ended"),
-    MetricOf(CounterMetricFamily, "connections_ended", "ended", "category", "Authenticated connections that have ended"),
+    MetricOf(
+        CounterMetricFamily, "connections_ended", "ended", "category", "Authenticated connections that have ended"
+    ),
     MetricOf(CounterMetricFamily, "received_bytes", "bytes_received", None, "Bytes from all peers, strangers too"),
     MetricOf(CounterMetricFamily, "sent_bytes", "bytes_sent", None, "Bytes to all peers, strangers too"),
     MetricOf(GaugeMetricFamily, "connections", "connections", None, "Authenticated connections"),
@@ -72,7 +74,7 @@ AGE_BOUNDS = (0, 1, 2, 3, 5, 10, 20, 30, 60, 300, 3_600, 86_400)
 
 
 class TimedHandler:
-    """The same handler, and how old each message was when it was called: the whole second that it is then, minus ``ts``.
+    """The same handler, and how old each message was when it was called: the clock's whole second, minus ``ts``.
 
     Both are cut to whole seconds, so one message's age may be off by almost a second either way; the mean of many is
     not. A message from the future counts as one of now. Costs one look at the clock and two additions for each message.

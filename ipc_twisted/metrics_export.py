@@ -18,7 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IListeningPort
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
@@ -45,7 +45,7 @@ _log = Logger(namespace="ipc_twisted")
 
 
 class _Page(Resource):
-    isLeaf = True
+    isLeaf = True  # noqa: N815  # Twisted's name
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__()
@@ -56,6 +56,7 @@ class _Page(Resource):
         hosts = [f"{name}:{port}".encode() for name in (LOOPBACK, "localhost")]
         request.setHeader(b"content-type", b"text/plain; charset=utf-8")
         request.setHeader(b"connection", b"close")
+        request.channel.persistent = False  # the header alone is only said, not done
         given = request.requestHeaders.getRawHeaders(b"host", [])
         if len(given) != 1 or given[0].lower() not in hosts:
             request.setResponseCode(403)
@@ -76,11 +77,11 @@ class _Request(Request):
         """A body would be kept, in a file if it is large."""
         super().gotLength(0)
         if length or self.requestHeaders.hasHeader(b"transfer-encoding"):
-            self.channel.transport.abortConnection()
+            cast(Any, self.channel.transport).abortConnection()
 
 
 class _Site(Site):
-    def log(self, request: Request) -> None:
+    def log(self, request: Any) -> None:
         """A line for each scrape says nothing."""
 
 
@@ -112,9 +113,9 @@ class _Limit(WrappingFactory):
         super().__init__(site)
         self.clock = clock
 
-    def buildProtocol(self, addr: IAddress) -> Protocol | None:
+    def buildProtocol(self, addr: IAddress | None) -> ProtocolWrapper | None:  # type: ignore[override]  # as Factory
         """None, which closes the socket at once."""
-        return None if len(self.protocols) >= MAX_CONNECTIONS else super().buildProtocol(addr)
+        return None if len(self.protocols) >= MAX_CONNECTIONS else super().buildProtocol(cast(IAddress, addr))
 
 
 class MetricsPort(Service):
@@ -135,15 +136,14 @@ class MetricsPort(Service):
         :raises BindForbidden: not on 127.0.0.1.
         :raises CannotListenError: Twisted's, such as for a port that is taken.
         """
-        self._port = self._reactor.listenTCP(self._number, self._factory, interface=LOOPBACK)
-        host = cast(Any, self._port.getHost())
+        port = self._reactor.listenTCP(self._number, self._factory, interface=LOOPBACK)
+        host = port.getHost()
         if host.host != LOOPBACK:
-            maybeDeferred(self._port.stopListening)
+            maybeDeferred(port.stopListening)
             raise BindForbidden(Category.BIND_FORBIDDEN, f"the socket was bound to {host!r} instead of {LOOPBACK}")
+        self._port = port
         super().startService()
-        _log.info(
-            "metrics at http://{host}:{port}/metrics", event="metrics_listening", host=LOOPBACK, port=self.port
-        )
+        _log.info("metrics at http://{host}:{port}/metrics", event="metrics_listening", host=LOOPBACK, port=self.port)
 
     @property
     def port(self) -> int:

@@ -245,8 +245,8 @@ def _check_descriptors(config: ExecutionIPCConfig, further: int) -> None:
         raise ConfigError(
             [
                 f"{'.'.join(SECTION)}.limits.max_connections: {limits.max_connections} and "
-                f"limits.max_pending_handshakes {limits.max_pending_handshakes}{beside} and 64 to spare are more than the "
-                f"{soft} file descriptors of this process; lower them, or type: ulimit -n {needed}"
+                f"limits.max_pending_handshakes {limits.max_pending_handshakes}{beside} and 64 to spare are more than "
+                f"the {soft} file descriptors of this process; lower them, or type: ulimit -n {needed}"
             ]
         )
 
