@@ -49,7 +49,11 @@ def rows() -> list[list[str]]:
     levels["envelope_rejected"].add("info")  # the one whose level is worked out
     order = ["debug", "info", "warn", "error", "critical"]
     return [
-        [f"`{name}`", ", ".join(sorted(levels[name], key=order.index)), ", ".join(f"`{f}`" for f in sorted(fields[name])) or "–"]
+        [
+            f"`{name}`",
+            ", ".join(sorted(levels[name], key=order.index)),
+            ", ".join(f"`{f}`" for f in sorted(fields[name])) or "–",
+        ]
         for name in sorted(levels)
     ]
 
@@ -59,7 +63,10 @@ def test_the_page_lists_each_event_with_its_levels_and_fields() -> None:
 
 
 def test_an_event_has_the_fields_it_is_listed_with() -> None:
-    listed = {name.strip("`"): fields for name, _, fields, _ in table(read("docs/metrics.md"), "event", "level", "fields", "when")}
+    listed = {
+        name.strip("`"): fields
+        for name, _, fields, _ in table(read("docs/metrics.md"), "event", "level", "fields", "when")
+    }
     events: list[LogEvent] = []
     observer = events.append
     globalLogPublisher.addObserver(observer)  # type: ignore[arg-type]

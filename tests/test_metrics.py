@@ -135,7 +135,9 @@ def test_ages_are_whole_seconds_and_what_comes_from_the_future_is_of_now() -> No
 
 
 @asynccontextmanager
-async def both(handler: Callable[..., Any]) -> AsyncIterator[tuple[ExecutionIPCService, ExecutionIPCClientService, Any]]:
+async def both(
+    handler: Callable[..., Any],
+) -> AsyncIterator[tuple[ExecutionIPCService, ExecutionIPCClientService, Any]]:
     from twisted.internet import reactor
 
     timed = TimedHandler(handler)
