@@ -293,9 +293,8 @@ async def test_who_is_connected_at_the_stop_is_cut_off() -> None:
         held.sendall(b"GET")
         status, _, _ = await in_thread(ask, service.port, "GET /metrics HTTP/1.1\nHost: 127.0.0.1:PORT\n\n")
         assert status == 200  # so the first was accepted, too
-    with held:
-        with pytest.raises(ConnectionResetError):
-            await in_thread(held.recv, 1)
+    with held, pytest.raises(ConnectionResetError):
+        await in_thread(held.recv, 1)
 
 
 @pytest_twisted.ensureDeferred
@@ -308,7 +307,7 @@ async def test_a_port_that_is_taken_and_a_socket_that_is_elsewhere_are_errors() 
             export.MetricsPort(reactor, registry, service.port).startService()
 
     class Elsewhere:
-        callLater = reactor.callLater  # type: ignore[attr-defined]  # noqa: N815  # Twisted's name
+        callLater = reactor.callLater  # type: ignore[attr-defined]  # Twisted's name
         seconds = reactor.seconds  # type: ignore[attr-defined]
 
         def listenTCP(self, number: int, factory: Any, interface: str) -> Any:  # noqa: N802  # Twisted's name
@@ -399,7 +398,7 @@ def test_a_file_that_cannot_be_written_is_an_error_at_the_start_and_one_line_lat
     from twisted.logger import globalLogPublisher
 
     registry = Metrics(Told(full())).registry
-    with pytest.raises(ConfigError, match="must end in .prom"):
+    with pytest.raises(ConfigError, match=r"must end in \.prom"):
         export.MetricsFile(Clock(), registry, "link.txt")
     for name in ("none/link.prom", "nul\0.prom"):
         with pytest.raises(ConfigError, match="cannot be written"):
@@ -479,3 +478,21 @@ def test_without_the_extra_it_says_what_to_type() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert re.search(r"UsageError: .*pip install 'ipc_twisted\[metrics\]'", done.stderr, re.DOTALL)
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_explains_each_metric_and_no_other() -> None:
+    from tests.test_docs import read, table
+
+    rows = table(read("docs/metrics.md"), "metric", "type", "label", "what it is")
+    listed = {(name, type_, label) for name, type_, label, _ in rows}
+    families = Metrics(Told(full()), TimedHandler(lambda *_: None)).describe()
+    expected_rows = set()
+    for family in families:
+        name = family.name + ("_total" if family.type == "counter" else "")
+        label = next((m.label for m in METRICS if PREFIX + m.name == family.name), "le")
+        expected_rows.add((f"`{name}`", family.type, f"`{label}`" if label else "–"))
+    assert listed == expected_rows
+    assert len(rows) == len(METRICS) + 1
