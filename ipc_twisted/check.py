@@ -2,9 +2,9 @@
 
 What goes over the wire is the handshake, a few probes, and CLOSE. A probe is an empty envelope that no server takes,
 for two reasons, each enough: its kind is random, so it is in no server's ``allowed_kinds``, and its ``ts`` is 0, so it
-is older than any TTL. The receipt that says so gives the round trip. Which second the server's clock shows cannot be found
-out in this way: for each ``ts`` and an allowed kind there is a clock by which the message would be handed over. But the
-two processes are on one host and so read one clock; where it was set back since, ``started_at`` tells.
+is older than any TTL. The receipt that says so gives the round trip. Which second the server's clock shows cannot be
+found out in this way: for each ``ts`` and an allowed kind there is a clock by which the message would be handed over.
+But the two processes are on one host and so read one clock; where it was set back since, ``started_at`` tells.
 """
 
 from __future__ import annotations

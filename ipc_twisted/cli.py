@@ -9,6 +9,7 @@ import math
 import os
 import secrets
 import sys
+import textwrap
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -43,6 +44,7 @@ _CHECK_TIMEOUT_SECONDS = 10.0
 _LARGE_BYTES = 1024 * 1024  # from here on a terminal sees how far a payload is
 _BAR_SECONDS = 0.1
 _BAR_CELLS = 30
+_EXAMPLES = "examples:"
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -78,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         help="start a server, send through it, attack it",
         description="Start a real twistd ipc child with a generated key, send real input through it both ways, then "
         "play the contract's cases against it. Ends non-zero if any line is not as expected; leaves nothing behind.",
-        epilog="Example: ipc-twisted demo",
+        **_examples("ipc-twisted demo"),
     )
 
     keygen = commands.add_parser(
@@ -86,8 +88,10 @@ def _parser() -> argparse.ArgumentParser:
         help="make a key file",
         description="Write a new random key to FILE, which only you can read and which must not exist yet; without "
         "FILE, print a line for a key file.",
-        epilog="Examples: ipc-twisted keygen execution.key; "
-        "(umask 077; (ipc-twisted keygen; cat execution.key) > new.key) puts a new key before the old ones",
+        **_examples(
+            "ipc-twisted keygen execution.key",
+            "(umask 077; (ipc-twisted keygen; cat execution.key) > new.key)    # a new key before the old ones",
+        ),
     )
     keygen.add_argument("file", nargs="?", metavar="FILE")
 
@@ -96,8 +100,11 @@ def _parser() -> argparse.ArgumentParser:
         help="send one message and say what became of it",
         description="Send one message. Exit status: 0 accepted, 1 rejected, unknown or not sent, 2 wrong usage. The "
         "payload of the reply goes to standard output, everything else to standard error.",
-        epilog="Examples: ipc-twisted send --kind job.run --payload hello --wait-reply; ipc-twisted send --port 40001 "
-        "--key-file execution.key --kind job.run --payload-file - < picture.png",
+        **_examples(
+            "ipc-twisted send --kind job.run --payload hello --wait-reply",
+            "ipc-twisted send --port 40001 --key-file web.key --kind job.run --payload-file - < picture.png",
+            "ipc-twisted send --kind job.run --payload hello --reply-kind job.done --json",
+        ),
     )
     _add_place(send)
     send.add_argument("--kind", required=True, metavar="K", help="such as job.run")
@@ -121,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Look whether the connection file is good, the key is the server's, the server lives and proves "
         "itself, what its limits are, how long a round trip takes, and whether the clock was set back. Sends nothing "
         "that the server takes as work. Exit status: 0 all is well, 1 it is not, 2 wrong usage.",
-        epilog="Examples: ipc-twisted check; ipc-twisted check --port 40001 --key-file web.key --json",
+        **_examples("ipc-twisted check", "ipc-twisted check --port 40001 --key-file web.key --json"),
     )
     _add_place(check)
     check.add_argument(
@@ -133,6 +140,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--json", action="store_true", help="print the findings as one JSON object")
     return parser
+
+
+class _Lines(argparse.RawDescriptionHelpFormatter):
+    """Examples stay on lines of their own; all else is filled as usual."""
+
+    def add_text(self, text: str | None) -> None:
+        if text is not None and not text.startswith(_EXAMPLES):
+            text = textwrap.fill(text, self._width)
+        super().add_text(text)
+
+
+def _examples(*commands: str) -> dict[str, Any]:
+    """Arguments of a parser whose help ends in these."""
+    return {"epilog": "\n  ".join((_EXAMPLES, *commands)), "formatter_class": _Lines}
 
 
 def _add_place(command: argparse.ArgumentParser) -> None:

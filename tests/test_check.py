@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from ipc_twisted import Category, Keyring
+from ipc_twisted import Category, Keyring, connection_file
 from ipc_twisted import check as check_module
 from ipc_twisted.check import PROBES, REFUSED, Report, check
 from ipc_twisted.keys import write_new_key_file
@@ -41,7 +42,7 @@ def failed(report: Report) -> tuple[str, str]:
 async def test_nothing_is_handed_over_or_remembered_even_where_the_kind_were_allowed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(check_module.secrets, "token_hex", lambda _: "known")
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "known")
     for kinds, category in ((["job.run"], "kind_not_allowed"), (["check-known"], "expired")):
         async with serving(allowed_kinds=kinds, auth={"ttl_seconds": 86_400}) as server:
             report = await checked(server.port, Keyring([SECRET]))
@@ -156,7 +157,7 @@ def test_a_start_that_lies_ahead_is_a_clock_that_was_set_back() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_connection_file_that_goes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = check_module.connection_file.read
+    read = connection_file.read
     reads: list[Any] = []
 
     def once(path: Any) -> Any:
@@ -166,7 +167,7 @@ async def test_a_connection_file_that_goes_meanwhile(monkeypatch: pytest.MonkeyP
         return read(path)
 
     with TwistdChild() as child:
-        monkeypatch.setattr(check_module.connection_file, "read", once)
+        monkeypatch.setattr(connection_file, "read", once)
         step, detail = failed(await checked(child.connection_file))
     assert (step, "it is stopping" in detail) == ("connection file", True)
 

@@ -31,7 +31,7 @@ def calls() -> Iterator[tuple[str, str, str | None, list[str]]]:
             level = {"failure": "critical", "_warn": "warn", "_say": "warn"}.get(called, called)
             fields = {keyword.arg: keyword.value for keyword in node.keywords}
             name = fields.pop("event", None)
-            value = name.value if isinstance(name, ast.Constant) else None
+            value = str(name.value) if isinstance(name, ast.Constant) else None
             yield f"{module}:{node.lineno}", level, value, [*map(str, fields), *(LIMITED if limited else ())]
 
 

@@ -307,12 +307,12 @@ async def test_a_port_that_is_taken_and_a_socket_that_is_elsewhere_are_errors() 
             export.MetricsPort(reactor, registry, service.port).startService()
 
     class Elsewhere:
-        callLater = reactor.callLater  # type: ignore[attr-defined]  # Twisted's name
-        seconds = reactor.seconds  # type: ignore[attr-defined]
+        callLater = reactor.callLater
+        seconds = reactor.seconds
 
         def listenTCP(self, number: int, factory: Any, interface: str) -> Any:  # noqa: N802  # Twisted's name
             assert interface == "127.0.0.1"
-            return reactor.listenTCP(number, factory, interface="127.0.0.2")  # type: ignore[attr-defined]
+            return reactor.listenTCP(number, factory, interface="127.0.0.2")
 
     elsewhere = export.MetricsPort(Elsewhere(), registry, 0)
     with pytest.raises(BindForbidden, match="bound to"):
