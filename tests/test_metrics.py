@@ -22,6 +22,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
+from twisted.python.usage import UsageError
 
 from ipc_twisted import (
     BindForbidden,
@@ -36,6 +37,7 @@ from ipc_twisted import (
 )
 from ipc_twisted import metrics_export as export
 from ipc_twisted.metrics import AGE, AGE_BOUNDS, METRICS, Metrics, TimedHandler
+from ipc_twisted.tap import Options
 from tests.log_lines import Lines
 from tests.memory_link import SECRET, config
 from tests.serving import in_thread, within
@@ -496,3 +498,30 @@ def test_the_page_explains_each_metric_and_no_other() -> None:
         expected_rows.add((f"`{name}`", family.type, f"`{label}`" if label else "–"))
     assert listed == expected_rows
     assert len(rows) == len(METRICS) + 1
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        *(("--metrics-port", value, "0 to 65535") for value in ("-1", "65536", "080", "٣", "http", "", "1 ", "1\n")),
+        *(("--metrics-file", value, r"must end in \.prom") for value in ("", "link.txt", "link.prom.tmp")),
+    ],
+)
+def test_a_wrong_option_is_a_usage_error(option: str, value: str, says: str) -> None:
+    with pytest.raises(UsageError, match=f"{option}: .*{says}"):
+        Options().parseOptions([option, value])
+
+
+def test_nothing_of_the_extra_is_loaded_unless_asked_for() -> None:
+    code = (
+        "import sys\n"
+        "from ipc_twisted.tap import Options, makeService\n"
+        "options = Options(); options.parseOptions([]); makeService(options)\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'prometheus_client'}), "
+        "'twisted.web' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "[] False\n"
