@@ -255,7 +255,10 @@ REFUSED = [
 
 @pytest.mark.parametrize(("status", "request_"), REFUSED, ids=[request.partition("\n\n")[0] for _, request in REFUSED])
 @pytest_twisted.ensureDeferred
-async def test_nothing_else_is_answered_with_a_number(status: int, request_: str) -> None:
+async def test_nothing_else_is_answered_with_a_number(
+    status: int, request_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "DEADLINE_SECONDS", 120.0)  # it must not be this that ends it
     async with port() as service:
         is_now, _, body = await in_thread(ask, service.port, request_)
         assert is_now == status
@@ -272,11 +275,19 @@ async def test_a_fifth_connection_is_closed_at_once_and_each_has_its_deadline(mo
             connection.sendall(b"GET /metrics HTTP/1.1\r\n")  # a line now and then would not help it
         with socket.create_connection(("127.0.0.1", number), timeout=20) as fifth:
             refused = end(fifth)
+            assert all(is_open(connection) for connection in held)  # so it was no deadline that ended the fifth
         ended = [end(connection) for connection in held]
         for connection in held:
             connection.close()
         again = ask(number, "GET /metrics HTTP/1.1\nHost: 127.0.0.1:PORT\n\n")
         return refused, ended, str(again[0]).encode()
+
+    def is_open(connection: socket.socket) -> bool:
+        try:
+            connection.recv(1, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        return False
 
     def end(connection: socket.socket) -> bytes:
         try:
