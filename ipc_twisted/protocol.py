@@ -39,6 +39,8 @@ WRITE_BYTES = 256 * 1024
 
 _MANY_BUFFERS = 64  # from here on, one more copy of small frames costs less than what the transport does with each
 
+_OPEN = State.OPEN  # Python 3.11 takes longer to look up a member of an enum than to call a function
+
 LINGER_SECONDS = 1.0
 """How long a connection that has said CLOSE waits for the other side's end."""
 
@@ -110,6 +112,7 @@ class SecureIPCProtocol(Protocol):
         self._clock = shared.clock
         self._origin = Origin(shared.wall)
         self._paused = False
+        self._reading = False  # what is sent meanwhile is written at the end of it
         self._flush_call: IDelayedCall | None = None
         self._expiry_call: IDelayedCall | None = None
         self._linger = Deadline(self._clock, LINGER_SECONDS, self._linger_over, late=LINGER_LATE_SECONDS)
@@ -219,10 +222,17 @@ class SecureIPCProtocol(Protocol):
         self._after()
 
     def dataReceived(self, data: bytes) -> None:
-        """Run the chain over a segment. The clock is read once."""
+        """Run the chain over a segment. The clock is read once.
+
+        What handlers answer goes out at once with the RECEIPT: a turn later would be half of a round trip's time.
+        """
         self._shared.bytes_received += len(data)
-        self._connection.receive_data(data, self._shared.now())
-        self._after()
+        self._reading = True
+        try:
+            self._connection.receive_data(data, self._shared.now())
+        finally:
+            self._reading = False
+        self._after(at_once=True)
 
     def readConnectionLost(self) -> None:
         self._connection.receive_eof()
@@ -365,13 +375,19 @@ class SecureIPCProtocol(Protocol):
 
     # Time and transport
 
-    def _after(self) -> None:
-        """Do what the core's state asks for; called after every call into it."""
+    def _after(self, *, at_once: bool = False) -> None:
+        """Do what the core's state asks for; called after every call into it.
+
+        :param at_once: a turn has at most one such call, so what is written now is not written piecemeal.
+        """
         connection = self._connection
-        if connection.state is State.OPEN:
-            self._write(connection.data_to_send(0, 0))  # the end of the handshake does not wait for the next turn
+        if connection.state is _OPEN:
             if connection.wants_to_write:
-                self._flush_soon()
+                if at_once and self._flush_call is None and not self._paused and connection.has_records:
+                    self._flush()
+                else:
+                    self._write(connection.data_to_send(0, 0))  # the end of the handshake waits for nothing
+                    self._flush_soon()
             self._time_frame(connection.receiving)
         elif connection.state is State.HANDSHAKE:
             message = connection.data_to_send(0, 0)
@@ -392,7 +408,7 @@ class SecureIPCProtocol(Protocol):
                 self._frame.stop()
 
     def _flush_soon(self) -> None:
-        if self._flush_call is None:
+        if self._flush_call is None and not self._reading:
             self._flush_call = self._clock.callLater(0, self._flush)
 
     def _flush(self) -> None:

@@ -220,13 +220,20 @@ class TurnTests(LoggedTestCase):
         self.assertEqual(rest, b"")
         return [content[32] for content in contents]
 
-    def test_one_receipt_for_all_that_was_decided_in_a_turn(self) -> None:
-        self.link.peer.send_raw(b"".join(self.link.frame() for _ in range(50)))
-        self.link.send()
-        self.link.send(ts=NOW - 100)
-        self.assertEqual(self.written(), [])
-        self.server.turn()
+    def test_one_receipt_at_once_for_all_that_was_decided_of_a_segment(self) -> None:
+        self.link.peer.send_raw(b"".join([*(self.link.frame() for _ in range(50)), self.link.frame(ts=NOW - 100)]))
         self.assertEqual(self.written(), [wire.RECEIPT])
+        self.server.turn()
+        self.assertEqual(self.written(), [])
+
+    def test_what_a_handler_answers_is_one_write_with_the_receipt_and_no_turn_later(self) -> None:
+        def handler(envelope: SecureEnvelope, connection: SecureIPCProtocol) -> None:
+            connection.send("job.run", envelope.payload_bytes)
+
+        self.server.handler = handler
+        self.link.peer.send_raw(b"".join(self.link.frame() for _ in range(3)))
+        self.assertEqual(len(self.link.transport.writes), 1)
+        self.assertEqual(self.written(), [wire.RECEIPT, *[wire.ENVELOPE] * 3])
 
     def test_one_receipt_for_each_turn(self) -> None:
         for _ in range(3):
@@ -248,9 +255,7 @@ class TurnTests(LoggedTestCase):
             return pending[-1]
 
         self.server.handler = handler
-        self.link.send()
-        self.link.send()
-        self.server.turn()
+        self.link.peer.send_raw(self.link.frame() + self.link.frame())
         self.assertEqual(self.link.peer.read_record()[1]["messages"], 16_384)
         for deferred in pending:
             deferred.callback(None)
@@ -1024,7 +1029,7 @@ class SendTests(LoggedTestCase):
 
     @pytest.mark.attack(38)
     def test_a_fork_says_nothing_under_its_parents_keys(self) -> None:
-        self.link.send()
+        self.link.protocol.send("job.run", b"queued")
         self.link.transport.take()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # a fork among threads: it only looks and leaves
@@ -1042,7 +1047,8 @@ class SendTests(LoggedTestCase):
             finally:
                 os._exit(min(status, 99))
         self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 0)
-        self.assertEqual(self.link.peer.receipt_for(0), "accepted")  # the parent goes on
+        self.server.turn()
+        self.assertEqual(self.link.peer.read_record()[0], "envelope")  # the parent goes on
 
 
 class DiallerTests(LoggedTestCase):

@@ -258,9 +258,12 @@ class Connection:
         return rest
 
     def _read(self, link: _Link, data: bytes, now: int) -> None:
+        frames = link.framer.feed(data)
+        if not frames and link.framer.fault is None:  # the middle of a large record: as often as segments come
+            return
         credit, hand_over = link.receive_credit, self._callbacks.hand_over
         try:
-            for record, size in link.verifier.verify(link.framer.feed(data), now):
+            for record, size in link.verifier.verify(frames, now):
                 if isinstance(record, SecureEnvelope):
                     if hand_over(record, size):
                         credit.finished_messages += 1
@@ -333,6 +336,11 @@ class Connection:
         if self._link is None or self.state is not State.OPEN:
             return False
         return self._link.verifier.through > self._told_through or self._link.receive_credit.due
+
+    @property
+    def has_records(self) -> bool:
+        """A RECEIPT is due, or envelopes are queued."""
+        return self.receipt_due or (self.state is State.OPEN and bool(self.outbox.queue))
 
     @property
     def wants_to_write(self) -> bool:

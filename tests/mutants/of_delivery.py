@@ -108,8 +108,8 @@ MUTANTS = [
     _link(
         "verified-in-bulk",
         "a segment is verified to its end before the first of it is handed over",
-        "in link.verifier.verify(link.framer.feed(data), now):",
-        "in list(link.verifier.verify(link.framer.feed(data), now)):",
+        "in link.verifier.verify(frames, now):",
+        "in list(link.verifier.verify(frames, now)):",
     ),
     _link(
         "credit-before-the-handler-ends",
