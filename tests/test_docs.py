@@ -118,7 +118,7 @@ def sources() -> dict[str, ast.Module]:
 
 def groups_of_the_index() -> dict[str, list[str]]:
     """The pages of each group, in their order, as docs/README.md lists them."""
-    groups = re.findall(r"^## (.+)\n(.*?)(?=^## |\Z)", read("docs/README.md"), re.MULTILINE | re.DOTALL)
+    groups = re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", read("docs/README.md"), re.MULTILINE | re.DOTALL)
     return {heading: re.findall(r"^\| \[.+?\]\((.+?)\)", text, re.MULTILINE) for heading, text in groups}
 
 
@@ -324,7 +324,7 @@ def layers_svg() -> str:
     width, height = BOX * ACROSS + 40, ROW * len(rows) + 40
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        'font-family="ui-monospace, monospace" font-size="13" text-anchor="middle" role="img">',
+        'font-family="ui-monospace, monospace" font-size="12" text-anchor="middle" role="img">',
         "  <title>The modules in layers: each imports from those below it only</title>",
         f'  <rect width="{width}" height="{height}" rx="8" fill="#fff"/>',
     ]
