@@ -62,6 +62,10 @@ if not PACKAGE.is_dir():
 
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md")))}
 each_page = pytest.mark.parametrize("page", PAGES)
+each_page_that_is_followed_here = pytest.mark.parametrize(
+    "page", [page for page in PAGES if page != "docs/tutorial.md"]
+)
+"""The tutorial is followed by tests/test_tutorial.py, in an environment of its own."""
 
 
 class Block(NamedTuple):
@@ -361,9 +365,7 @@ def command_names() -> list[str]:
 
 def command_line() -> tuple[str, str]:
     """The page with what each command prints for ``--help``, and how it would be if that were made now."""
-    made = "".join(
-        f"\n## `ipc-twisted {name}`\n\n```text\n{help_of(name)}```\n" for name in command_names()
-    )
+    made = "".join(f"\n## `ipc-twisted {name}`\n\n```text\n{help_of(name)}```\n" for name in command_names())
     text = read("docs/command-line.md")
     before, start, rest = text.partition("<!-- generated: help -->\n")
     _, end, after = rest.partition("<!-- end -->\n")
@@ -662,7 +664,7 @@ def known_options(program: str, arguments: list[str]) -> set[str]:
     return {"--nodaemon"} | {f"--{name.rstrip('=')}" for name in Options().longOpt}
 
 
-@each_page
+@each_page_that_is_followed_here
 def test_the_options_in_commands_exist(page: str) -> None:
     for block in blocks(page):
         if block.language != "sh" or block.says.startswith(("setup: ", "not run: needs root")):
@@ -760,7 +762,7 @@ class Follower:
             self.server = None
 
 
-@each_page
+@each_page_that_is_followed_here
 def test_the_programs_and_commands_of_a_page_work(page: str, runtime_folder: Path) -> None:
     follower = Follower(runtime_folder)
     try:
