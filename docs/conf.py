@@ -11,7 +11,7 @@ from sphinx.application import Sphinx
 
 project = "ipc_twisted"
 author = "ipc_twisted contributors"
-copyright = author  # noqa: A001  # Sphinx's name for it
+copyright = author
 release = version = metadata.version(project)
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]

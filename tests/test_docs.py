@@ -62,10 +62,9 @@ if not PACKAGE.is_dir():
 
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md")))}
 each_page = pytest.mark.parametrize("page", PAGES)
-each_page_that_is_followed_here = pytest.mark.parametrize(
-    "page", [page for page in PAGES if page != "docs/tutorial.md"]
-)
+FOLLOWED = [page for page in PAGES if page != "docs/tutorial.md"]
 """The tutorial is followed by tests/test_tutorial.py, in an environment of its own."""
+each_page_that_is_followed = pytest.mark.parametrize("page", FOLLOWED)
 
 
 class Block(NamedTuple):
@@ -353,9 +352,10 @@ def test_the_picture_of_the_layers_is_that_of_the_code() -> None:
 def help_of(*arguments: str) -> str:
     """What ``ipc-twisted ... --help`` prints on a terminal of a fixed width."""
     shown = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(shown), pytest.raises(SystemExit):
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(shown):
         patch.setenv("COLUMNS", "100")
-        cli.main([*arguments, "--help"])
+        with pytest.raises(SystemExit):
+            cli.main([*arguments, "--help"])
     return shown.getvalue()
 
 
@@ -664,7 +664,7 @@ def known_options(program: str, arguments: list[str]) -> set[str]:
     return {"--nodaemon"} | {f"--{name.rstrip('=')}" for name in Options().longOpt}
 
 
-@each_page_that_is_followed_here
+@each_page_that_is_followed
 def test_the_options_in_commands_exist(page: str) -> None:
     for block in blocks(page):
         if block.language != "sh" or block.says.startswith(("setup: ", "not run: needs root")):
@@ -762,7 +762,7 @@ class Follower:
             self.server = None
 
 
-@each_page_that_is_followed_here
+@each_page_that_is_followed
 def test_the_programs_and_commands_of_a_page_work(page: str, runtime_folder: Path) -> None:
     follower = Follower(runtime_folder)
     try:

@@ -73,8 +73,8 @@ class Terminal:
 
     def until(self, text: str) -> None:
         with self._changed:
-            said = self._changed.wait_for(lambda: text in self._output or self._ended, TIMEOUT_SECONDS)
-            assert said and text in self._output, self._output
+            self._changed.wait_for(lambda: text in self._output or self._ended, TIMEOUT_SECONDS)
+            assert text in self._output, self._output
 
     def finish(self) -> str:
         """Wait for its end, and give what it printed."""
