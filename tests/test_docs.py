@@ -29,6 +29,7 @@ import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
+import ipc_twisted
 from ipc_twisted import Category, ConfigError, ExecutionIPCConfig, Keyring, SecureEnvelope, cli
 from ipc_twisted.connection_file import ConnectionInfo
 from ipc_twisted.core.codec import (
@@ -139,6 +140,13 @@ def test_the_site_has_the_groups_of_the_index() -> None:
     )
     of_site = {caption: names.split() for caption, names in trees}
     assert of_site == {heading: [Path(name).stem for name in names] for heading, names in groups_of_the_index().items()}
+
+
+def test_the_api_has_every_public_name() -> None:
+    listed = re.findall(
+        r"^\.\. auto\w+:: (?:ipc_twisted\.)?(\w+)", (DOCS / "api.rst").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert set(ipc_twisted.__all__) <= set(listed)
 
 
 def test_only_the_page_for_it_says_what_is_left_for_later() -> None:
