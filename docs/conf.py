@@ -20,6 +20,7 @@ html_theme = "furo"
 html_title = f"{project} {release}"
 html_theme_options = {"top_of_page_buttons": []}  # no edit or view button: they need the address of a repository
 html_copy_source = False
+smartquotes = False  # values are quoted as they are typed
 
 # Markdown: headings get the anchors that a code-hosting site gives them, and tests/test_docs.py checks.
 myst_heading_anchors = 6
@@ -42,7 +43,8 @@ nitpick_ignore_regex = [
 
 def leave_the_site(text: str) -> str:
     """A link to a file of the repository outside this folder becomes its name: the site does not have the file."""
-    return re.sub(r"\[([^]]+)\]\(\.\./([^)]+)\)", r"\1 (in the repository: `\2`)", text)
+    named = re.sub(r"\[([^]]+)\]\(\.\./\1\)", r"`\1` (in the repository)", text)
+    return re.sub(r"\[([^]]+)\]\(\.\./([^)]+)\)", r"\1 (in the repository: `\2`)", named)
 
 
 def setup(app: Sphinx) -> None:
