@@ -361,7 +361,7 @@ def help_of(*arguments: str) -> str:
     """What ``ipc-twisted ... --help`` prints on a terminal of a fixed width."""
     shown = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(shown):
-        patch.setenv("COLUMNS", "100")
+        patch.setenv("COLUMNS", "86")
         with pytest.raises(SystemExit):
             cli.main([*arguments, "--help"])
     return shown.getvalue()
