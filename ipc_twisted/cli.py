@@ -1,19 +1,24 @@
-"""``ipc-twisted``: try the link, make a key, send a message."""
+"""``ipc-twisted``: try the link, make a key, send a message, look whether the link is well."""
 
 from __future__ import annotations
 
 import argparse
+import base64
+import json
 import math
 import os
 import secrets
 import sys
-from collections.abc import Callable, Coroutine
+import textwrap
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
+import msgspec
 from twisted.internet.defer import Deferred, TimeoutError
-from twisted.internet.task import react
+from twisted.internet.task import LoopingCall, react
 from twisted.logger import (
     FilteringLogObserver,
     LogLevel,
@@ -23,6 +28,7 @@ from twisted.logger import (
 )
 
 from ipc_twisted import demo
+from ipc_twisted.check import check
 from ipc_twisted.config import DEFAULT_SERVICE
 from ipc_twisted.connection_file import default_folder
 from ipc_twisted.core.envelope import SecureEnvelope
@@ -34,27 +40,30 @@ from ipc_twisted.protocol import SecureIPCProtocol
 
 OK, FAILED, USAGE = 0, 1, 2
 _DEFAULT_TIMEOUT_SECONDS = 30.0
+_CHECK_TIMEOUT_SECONDS = 10.0
+_LARGE_BYTES = 1024 * 1024  # from here on a terminal sees how far a payload is
+_BAR_SECONDS = 0.1
+_BAR_CELLS = 30
+_EXAMPLES = "examples:"
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 accepted (or done), 1 rejected, unknown or failed, 2 wrong usage."""
+    """Run the command line and exit: 0 accepted, done or well, 1 rejected, unknown or failed, 2 wrong usage."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.command == "keygen":
         sys.exit(_keygen(options.file))
+    if options.command in ("send", "check") and options.port is not None and options.key_file is None:
+        options.parser.error("--port needs --key-file: only a connection file can name a generated key")
     if options.command == "send":
-        if options.port is not None and options.key_file is None:
-            options.parser.error("--port needs --key-file: only a connection file can name a generated key")
         options.wait_reply = options.wait_reply or options.reply_kind is not None
         try:
             options.payload_bytes = _payload(options)
         except OSError as problem:
             options.parser.error(f"--payload-file: cannot read {options.payload_file!r}: {problem.strerror}")
     _log_warnings_to_stderr()
-    command: Callable[[Any], Coroutine[Any, Any, int]] = (
-        _demo if options.command == "demo" else lambda reactor: _send(reactor, options)
-    )
-    react(lambda reactor: Deferred.fromCoroutine(_exit_with(command(reactor))))
+    command = _COMMANDS[options.command]
+    react(lambda reactor: Deferred.fromCoroutine(_exit_with(command(reactor, options))))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,13 +73,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog="The server is: twistd --nodaemon ipc (see twistd ipc --help).",
     )
     parser.add_argument("--version", action="version", version=f"ipc_twisted {version('ipc_twisted')}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="demo | keygen | send")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="demo | keygen | send | check")
 
     commands.add_parser(
         "demo",
         help="start a server, send through it, attack it",
         description="Start a real twistd ipc child with a generated key, send real input through it both ways, then "
         "play the contract's cases against it. Ends non-zero if any line is not as expected; leaves nothing behind.",
+        **_examples("ipc-twisted demo"),
     )
 
     keygen = commands.add_parser(
@@ -78,6 +88,10 @@ def _parser() -> argparse.ArgumentParser:
         help="make a key file",
         description="Write a new random key to FILE, which only you can read and which must not exist yet; without "
         "FILE, print a line for a key file.",
+        **_examples(
+            "ipc-twisted keygen execution.key",
+            "(umask 077; (ipc-twisted keygen; cat execution.key) > new.key)    # a new key before the old ones",
+        ),
     )
     keygen.add_argument("file", nargs="?", metavar="FILE")
 
@@ -86,14 +100,13 @@ def _parser() -> argparse.ArgumentParser:
         help="send one message and say what became of it",
         description="Send one message. Exit status: 0 accepted, 1 rejected, unknown or not sent, 2 wrong usage. The "
         "payload of the reply goes to standard output, everything else to standard error.",
-        epilog="Example: ipc-twisted send --kind job.run --payload hello --wait-reply",
+        **_examples(
+            "ipc-twisted send --kind job.run --payload hello --wait-reply",
+            "ipc-twisted send --port 40001 --key-file web.key --kind job.run --payload-file - < picture.png",
+            "ipc-twisted send --kind job.run --payload hello --reply-kind job.done --json",
+        ),
     )
-    send.set_defaults(parser=send)
-    where = send.add_mutually_exclusive_group()
-    where.add_argument("--connection-file", metavar="F", help="the server's; default: where twistd ipc writes it")
-    where.add_argument("--port", type=_port, metavar="N", help="the server's port, for two users; needs --key-file")
-    send.add_argument("--key-file", metavar="F", help="default: the generated key that the connection file names")
-    send.add_argument("--service", metavar="NAME", help="default: the connection file's, else execution_ipc")
+    _add_place(send)
     send.add_argument("--kind", required=True, metavar="K", help="such as job.run")
     payload = send.add_mutually_exclusive_group()
     payload.add_argument("--payload", metavar="S", help="text, sent as UTF-8; default: 0 bytes")
@@ -107,7 +120,50 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="for the connection, again for the outcome, and again for the reply; default %(default)g",
     )
+    send.add_argument("--json", action="store_true", help="print what became of it, and the reply, as one JSON object")
+
+    check = commands.add_parser(
+        "check",
+        help="say whether the link is well, and what to do if not",
+        description="Look whether the connection file is good, the key is the server's, the server lives and proves "
+        "itself, what its limits are, how long a round trip takes, and whether the clock was set back. Sends nothing "
+        "that the server takes as work. Exit status: 0 all is well, 1 it is not, 2 wrong usage.",
+        **_examples("ipc-twisted check", "ipc-twisted check --port 40001 --key-file web.key --json"),
+    )
+    _add_place(check)
+    check.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=_CHECK_TIMEOUT_SECONDS,
+        metavar="SECONDS",
+        help="for the connection, and again for each probe; default %(default)g",
+    )
+    check.add_argument("--json", action="store_true", help="print the findings as one JSON object")
     return parser
+
+
+class _Lines(argparse.RawDescriptionHelpFormatter):
+    """Examples stay on lines of their own; all else is filled as usual."""
+
+    def add_text(self, text: str | None) -> None:
+        if text is not None and not text.startswith(_EXAMPLES):
+            text = textwrap.fill(text, self._width)
+        super().add_text(text)
+
+
+def _examples(*commands: str) -> dict[str, Any]:
+    """Arguments of a parser whose help ends in these."""
+    return {"epilog": "\n  ".join((_EXAMPLES, *commands)), "formatter_class": _Lines}
+
+
+def _add_place(command: argparse.ArgumentParser) -> None:
+    """The options that say which server."""
+    command.set_defaults(parser=command)
+    where = command.add_mutually_exclusive_group()
+    where.add_argument("--connection-file", metavar="F", help="the server's; default: where twistd ipc writes it")
+    where.add_argument("--port", type=_port, metavar="N", help="the server's port, for two users; needs --key-file")
+    command.add_argument("--key-file", metavar="F", help="default: the generated key that the connection file names")
+    command.add_argument("--service", metavar="NAME", help="default: the connection file's, else execution_ipc")
 
 
 def _seconds(text: str) -> float:
@@ -139,7 +195,7 @@ def _keygen(file: str | None) -> int:
     return OK
 
 
-async def _demo(reactor: Any) -> int:
+async def _demo(reactor: Any, _options: argparse.Namespace) -> int:
     try:
         return OK if await demo.run(reactor, sys.stdout) else FAILED
     except demo.NotStartedError as problem:
@@ -147,8 +203,27 @@ async def _demo(reactor: Any) -> int:
         return FAILED
 
 
+def _place(options: argparse.Namespace) -> int | str | Path:
+    """The port or connection file that the options name."""
+    if options.port is not None:
+        return int(options.port)
+    return options.connection_file or default_folder() / f"{options.service or DEFAULT_SERVICE}.json"
+
+
+async def _check(reactor: Any, options: argparse.Namespace) -> int:
+    report = await check(reactor, _place(options), options.key_file, options.service, options.timeout)
+    if options.json:
+        print(json.dumps(msgspec.to_builtins(report)))
+    else:
+        for finding in report.findings:
+            print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.check}: {finding.detail}")
+        print("the link is well" if report.ok else "the link is not well: see the line that says FAIL")
+    return OK if report.ok else FAILED
+
+
 async def _send(reactor: Any, options: argparse.Namespace) -> int:
     reply: Deferred[SecureEnvelope] = Deferred()
+    said: dict[str, Any] = {"accepted": False, "category": None, "message": None, "reply": None}
 
     def on_reply(envelope: SecureEnvelope, _connection: SecureIPCProtocol) -> None:
         if not reply.called:
@@ -157,36 +232,45 @@ async def _send(reactor: Any, options: argparse.Namespace) -> int:
     try:
         connection = await connect(
             reactor,
-            options.port or options.connection_file or default_folder() / f"{options.service or DEFAULT_SERVICE}.json",
+            _place(options),
             Keyring.from_file(options.key_file) if options.key_file else None,
             allowed_kinds=[options.reply_kind or options.kind] if options.wait_reply else [],
             handler=on_reply if options.wait_reply else None,
             service=options.service,
         ).addTimeout(options.timeout, reactor)
         try:
-            await _exchange(reactor, connection, reply, options)
+            await _exchange(reactor, connection, reply, options, said)
         finally:
             await connection.close()
     except IPCError as problem:
-        print(f"ipc-twisted send: {problem}", file=sys.stderr)
-        return FAILED
+        said |= {"category": str(problem.category), "message": str(problem)}
     except TimeoutError:
-        print(f"ipc-twisted send: not connected in {options.timeout:g} s: nothing was sent", file=sys.stderr)
-        return FAILED
-    return OK
+        said |= {"message": f"not connected in {options.timeout:g} s: nothing was sent"}
+    if options.json:
+        print(json.dumps(said))
+    elif said["message"] is not None:
+        print(f"ipc-twisted send: {said['message']}", file=sys.stderr)
+    return OK if said["message"] is None else FAILED
 
 
 async def _exchange(
-    reactor: Any, connection: SecureIPCProtocol, reply: Deferred[SecureEnvelope], options: argparse.Namespace
+    reactor: Any,
+    connection: SecureIPCProtocol,
+    reply: Deferred[SecureEnvelope],
+    options: argparse.Namespace,
+    said: dict[str, Any],
 ) -> None:
     delivery = connection.send(options.kind, options.payload_bytes, reply_to="ipc-twisted send")
     try:
-        await delivery.as_deferred().addTimeout(options.timeout, reactor)
+        with _progress(reactor, connection, len(options.payload_bytes)):
+            await delivery.as_deferred().addTimeout(options.timeout, reactor)
     except TimeoutError:
         raise DeliveryUnknown(
             Category.DELIVERY_UNKNOWN, f"no outcome in {options.timeout:g} s; the message may have been handed over"
         ) from None
-    print("accepted", file=sys.stderr)
+    said["accepted"] = True
+    if not options.json:
+        print("accepted", file=sys.stderr)
     if not options.wait_reply:
         return
 
@@ -201,8 +285,40 @@ async def _exchange(
         kind = options.reply_kind or options.kind
         why = f"the message was accepted, but no reply of kind {kind!r} came in {options.timeout:g} s"
         raise NotConnected(Category.CLOSED, why) from None
+    if options.json:
+        fields = {name: getattr(envelope, name) for name in ("kind", "trace_id", "reply_to", "target", "headers")}
+        payload = base64.b64encode(envelope.payload_bytes).decode()
+        said["reply"] = {**fields, "payload_base64": payload}
+        return
     sys.stdout.buffer.write(envelope.payload_bytes + (b"\n" if sys.stdout.isatty() else b""))
     sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _progress(reactor: Any, connection: SecureIPCProtocol, size: int) -> Iterator[None]:
+    """A bar on standard error while a large payload goes out, if a person looks on: how much the kernel has taken."""
+    if size < _LARGE_BYTES or not sys.stderr.isatty():
+        yield
+        return
+
+    transport = connection.transport
+
+    def draw() -> None:
+        held = len(transport.dataBuffer) - transport.offset + transport._tempDataLen  # Twisted has no public name
+        share = 1 - min(1, held / size) if connection.outbox.in_flight or not connection.outbox.unsettled else 0
+        cells = int(share * _BAR_CELLS)
+        bar = "#" * cells + "." * (_BAR_CELLS - cells)
+        print(f"\r[{bar}] {share:4.0%} of {size / 1024**2:.1f} MiB", end="", file=sys.stderr, flush=True)
+
+    drawing = LoopingCall(draw)
+    drawing.clock = reactor
+    drawing.start(_BAR_SECONDS)
+    try:
+        yield
+        draw()
+    finally:
+        drawing.stop()
+        print(file=sys.stderr)
 
 
 def _payload(options: argparse.Namespace) -> bytes:
@@ -223,6 +339,13 @@ def _log_warnings_to_stderr() -> None:
         textFileLogObserver(sys.stderr), [LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)]
     )
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
+
+
+_COMMANDS: dict[str, Callable[[Any, argparse.Namespace], Coroutine[Any, Any, int]]] = {
+    "demo": _demo,
+    "send": _send,
+    "check": _check,
+}
 
 
 if __name__ == "__main__":

@@ -216,7 +216,7 @@ class ExecutionIPCClientService(Service):
                 self._failed(problem)
             except Exception:
                 if not self._cut_off:
-                    _log.failure("an attempt to connect failed in a way that it should not have")
+                    _log.failure("an attempt to connect failed in a way that it should not have", event="attempt_error")
             else:
                 self._connected(connection)
                 category = await connection.wait_closed()
@@ -241,7 +241,7 @@ class ExecutionIPCClientService(Service):
 
     def _failed(self, problem: IPCError) -> None:
         if self._last_error is None or str(problem) != str(self._last_error):  # once, not at every attempt
-            _log.info("not connected: {problem}", problem=problem)
+            _log.info("not connected: {problem}", event="not_connected", problem=problem)
         self._last_error = problem
         waiting, self._waiting = self._waiting, []
         for deferred, failures in waiting:

@@ -28,7 +28,11 @@ class Delivery(outbox.Delivery, eq=False, gc=False):
             try:
                 callback(delivery)
             except BaseException:  # as Deferred does: whoever else waits must learn it, too
-                _log.failure("a callback of a delivery failed: trace_id={trace_id!r}", trace_id=delivery.trace_id)
+                _log.failure(
+                    "a callback of a delivery failed: trace_id={trace_id!r}",
+                    event="callback_failed",
+                    trace_id=delivery.trace_id,
+                )
 
         super().add_done_callback(guarded)
 

@@ -112,6 +112,7 @@ class SharedFactory(Factory[SecureIPCProtocol]):
         if self.guard.floor > now + 1:
             _log.warn(
                 "the clock was set back behind the replay window: all connections begin anew ({category})",
+                event="clock_stepped",
                 category=Category.CLOCK_STEPPED,
             )
             self.guard = self._new_guard()
@@ -136,7 +137,7 @@ class SharedFactory(Factory[SecureIPCProtocol]):
         """It is in."""
         self.connections.add(protocol)
         self.counters["handshake", "authenticated"] += 1
-        _log.debug("connection with {peer} authenticated", peer=protocol.peer_address)
+        _log.debug("connection with {peer} authenticated", event="connection_authenticated", peer=protocol.peer_address)
 
     def connection_ending(self, protocol: SecureIPCProtocol) -> None:
         """It is over but for its transport."""
@@ -144,11 +145,27 @@ class SharedFactory(Factory[SecureIPCProtocol]):
         category = protocol.category or Category.CONNECTION_LOST
         self.counters["ended" if protocol.authenticated else "handshake", category] += 1
         if not protocol.authenticated:
-            self._warn(category, "handshake with {peer} failed: {category}", peer=protocol.peer_address)
+            self._warn(
+                category,
+                "handshake with {peer} failed: {category}",
+                event="handshake_failed",
+                peer=protocol.peer_address,
+            )
         elif category in (Category.CLOSED, Category.SHUTTING_DOWN):
-            _log.debug("connection with {peer} ended: {category}", peer=protocol.peer_address, category=category)
+            _log.debug(
+                "connection with {peer} ended: {category}",
+                event="connection_ended",
+                peer=protocol.peer_address,
+                category=str(category),
+                left_out=0,
+            )
         else:
-            self._warn(category, "connection with {peer} ended: {category}", peer=protocol.peer_address)
+            self._warn(
+                category,
+                "connection with {peer} ended: {category}",
+                event="connection_ended",
+                peer=protocol.peer_address,
+            )
 
     def connection_ended(self, protocol: SecureIPCProtocol) -> None:
         """Its transport is gone."""
@@ -166,6 +183,7 @@ class SharedFactory(Factory[SecureIPCProtocol]):
             level,
             rejection.category,
             "rejected an envelope from {peer}: {category} kind={kind!r} trace_id={trace_id!r}",
+            event="envelope_rejected",
             peer=protocol.peer_address,
             kind=rejection.kind,
             trace_id=rejection.trace_id,
@@ -179,6 +197,7 @@ class SharedFactory(Factory[SecureIPCProtocol]):
             self._warn(
                 error.category,
                 "a message to {peer} was not accepted: {category} kind={kind!r} trace_id={trace_id!r}",
+                event="delivery_unclaimed",
                 peer=peer,
                 kind=delivery.kind,
                 trace_id=delivery.trace_id,
@@ -190,7 +209,13 @@ class SharedFactory(Factory[SecureIPCProtocol]):
         left_out = self._limit.admit(f"handler {failure.type}")
         if left_out is not None:
             more = f" (and {left_out} more like it, left out)" if left_out else ""
-            _log.failure("a handler failed: trace_id={trace_id!r}" + more, failure, trace_id=trace_id)
+            _log.failure(
+                "a handler failed: trace_id={trace_id!r}" + more,
+                failure,
+                event="handler_failed",
+                trace_id=trace_id,
+                left_out=left_out,
+            )
 
     def handler_ended(self) -> None:
         """Tell who waits for all of them."""

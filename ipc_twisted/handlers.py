@@ -32,7 +32,12 @@ async def echo(envelope: SecureEnvelope, connection: SecureIPCProtocol) -> None:
             except NotConnected:
                 pass  # nobody is left to answer
             except EnvelopeError as problem:  # such as a peer that takes no messages of this size
-                _log.warn("no echo: {problem} trace_id={trace_id!r}", problem=problem, trace_id=envelope.trace_id)
+                _log.warn(
+                    "no echo: {problem} trace_id={trace_id!r}",
+                    event="echo_failed",
+                    problem=problem,
+                    trace_id=envelope.trace_id,
+                )
             return
 
 
@@ -40,6 +45,7 @@ def log(envelope: SecureEnvelope, connection: SecureIPCProtocol) -> None:
     """Write a line for each envelope; not its payload, and what the peer wrote is escaped."""
     _log.info(
         "received kind={kind!r} trace_id={trace_id!r} target={target!r} payload_bytes={size} from {peer}",
+        event="envelope_received",
         kind=envelope.kind,
         trace_id=envelope.trace_id,
         target=envelope.target,

@@ -42,9 +42,12 @@ class ExecutionIPCService(Service):
     :param connection_file: where to say where it listens; None: :func:`.default_connection_file`.
     :param key_file: the file that ``keyring`` was read from, for :meth:`reload_keys`; None: ``auth.key_file``.
     :ivar factory: the protocol factory, once started.
+    :ivar handler: the one that is taken at start.
     """
 
     name = "ipc_twisted"
+    further_descriptors = 0
+    """What other parts of this process need beside the link and what is spared for them."""
 
     def __init__(
         self,
@@ -66,7 +69,7 @@ class ExecutionIPCService(Service):
         self._reactor = reactor
         self._keyring = keyring
         self.key_file = key_file if key_file is not None else config.auth.key_file if keyring is None else None
-        self._handler = handler
+        self.handler = handler
         self._port: IListeningPort | None = None
         self._generated: tuple[Path, Keyring] | None = None
         self._started_at = 0
@@ -81,14 +84,14 @@ class ExecutionIPCService(Service):
         :raises BindForbidden: not on 127.0.0.1.
         :raises CannotListenError: Twisted's, such as for a port that is taken.
         """
-        _check_descriptors(self.config)
+        _check_descriptors(self.config, self.further_descriptors)
         folder = self.connection_file.parent
         connection_file_module.prepare_folder(folder)
         with connection_file_module.locked(folder):
             connection_file_module.refuse_if_alive(self.connection_file)
             try:
                 keyring = self._open_keyring()
-                self.factory = SecureIPCFactory(self._reactor, self.config, keyring, self._handler)
+                self.factory = SecureIPCFactory(self._reactor, self.config, keyring, self.handler)
                 self._port = _now(listen(self._reactor, self.factory, self.config.endpoint))
                 self._started_at = int(time.time())
                 self._announce(keyring)
@@ -108,6 +111,7 @@ class ExecutionIPCService(Service):
             if not await end_in_order(factory.transports, factory.when_handlers_end(), self._reactor, seconds):
                 _log.warn(
                     "stopped after limits.drain_seconds ({seconds} s) with {handlers} handlers that have not ended",
+                    event="drain_timeout",
                     seconds=seconds,
                     handlers=factory.handlers,
                 )
@@ -139,7 +143,7 @@ class ExecutionIPCService(Service):
                 self._remove_generated()
                 self._write_info(keyring)
             current = keyring.current.key_id(self.config.service).hex()
-            _log.info("the keys were changed: current key id {key_id}", key_id=current)
+            _log.info("the keys were changed: current key id {key_id}", event="keys_changed", key_id=current)
 
     def reload_keys(self) -> None:
         """Read the key file again, as ``twistd ipc`` does on SIGHUP.
@@ -187,6 +191,7 @@ class ExecutionIPCService(Service):
         self._write_info(keyring)
         _log.info(  # last: who waits for this line finds the file
             "listening on {host}:{port}, connection file {file}",
+            event="listening",
             host=LOOPBACK,
             port=self.port,
             file=os.fspath(self.connection_file),
@@ -231,15 +236,17 @@ def default_connection_file(config: ExecutionIPCConfig) -> Path:
     return connection_file_module.default_folder() / f"{config.service}.json"
 
 
-def _check_descriptors(config: ExecutionIPCConfig) -> None:
+def _check_descriptors(config: ExecutionIPCConfig, further: int) -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and config.descriptors > soft:
+    needed = config.descriptors + further
+    if soft != resource.RLIM_INFINITY and needed > soft:
         limits = config.limits
+        beside = f", {further} for the metrics" if further else ""
         raise ConfigError(
             [
                 f"{'.'.join(SECTION)}.limits.max_connections: {limits.max_connections} and "
-                f"limits.max_pending_handshakes {limits.max_pending_handshakes} and 64 to spare are more than the "
-                f"{soft} file descriptors of this process; lower them, or type: ulimit -n {config.descriptors}"
+                f"limits.max_pending_handshakes {limits.max_pending_handshakes}{beside} and 64 to spare are more than "
+                f"the {soft} file descriptors of this process; lower them, or type: ulimit -n {needed}"
             ]
         )
 

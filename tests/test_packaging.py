@@ -38,7 +38,7 @@ def test_the_command_is_installed() -> None:
 
 
 def test_the_installed_extras_are_those_of_setup_cfg() -> None:
-    assert set(metadata.metadata("ipc_twisted").get_all("Provides-Extra") or ()) == {"dev", "docs", "test"}
+    assert set(metadata.metadata("ipc_twisted").get_all("Provides-Extra") or ()) == {"dev", "docs", "metrics", "test"}
 
 
 def test_every_requirement_has_a_floor() -> None:

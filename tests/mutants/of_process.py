@@ -108,7 +108,7 @@ MUTANTS = [
         "            pass  #",
         tests=("service",),
     ),
-    _service("descriptors-at-start", "a server starts that will run out", "config.descriptors > soft:", "False:"),
+    _service("descriptors-at-start", "a server starts that will run out", "needed > soft:", "False:"),
     # Keys and clock
     _factory(
         "withdrawn-goes-on",
@@ -348,8 +348,8 @@ MUTANTS = [
     _factory(
         "trace-id-unescaped",
         "a peer writes lines of our log",
-        '{category} kind={kind!r} trace_id={trace_id!r}",\n            peer=protocol',
-        '{category} kind={kind!r} trace_id={trace_id}",\n            peer=protocol',
+        '{category} kind={kind!r} trace_id={trace_id!r}",\n            event="envelope_rejected"',
+        '{category} kind={kind!r} trace_id={trace_id}",\n            event="envelope_rejected"',
         tests=("protocol", "link", "twistd"),
     ),
     _factory(
