@@ -12,7 +12,6 @@ from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel
 
-
 from examples.web_execution.attacks import Attack, NotPossible, attack
 from examples.web_execution.events import Events
 from examples.web_execution.execution_process import FOLDER, ExecutionProcess

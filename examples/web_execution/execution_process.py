@@ -50,7 +50,7 @@ class ExecutionProcess:
                 "examples.web_execution.execution:handle",
                 stdin=DEVNULL,
                 env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-                start_new_session=True,  # Ctrl-C in the terminal reaches this process, which then ends that one in order
+                start_new_session=True,  # Ctrl-C in the terminal reaches only us, and we end it in order
             )
             self._tell(self._process)
             self._events.log(f"Execution process {self._process.pid} was started.")

@@ -1,7 +1,7 @@
 """The hostile process of the example. It has no key, knows nothing of ipc_twisted, and only has a socket.
 
-Started as ``hostile.py replay`` or ``hostile.py forge``, with what it got hold of as JSON on standard input; writes what
-it saw as JSON to standard output.
+Started as ``hostile.py replay`` or ``hostile.py forge``, with what it got hold of as JSON on standard input; writes
+what it saw as JSON to standard output.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import sys
+from contextlib import suppress
 from typing import Any
 
 SECONDS = 5.0
@@ -22,10 +23,8 @@ def replay(loot: dict[str, Any]) -> str:
     with socket.create_connection(("127.0.0.1", loot["port"]), timeout=SECONDS) as connection:
         connection.sendall(first)
         challenge = connection.recv(1024)
-        try:
+        with suppress(ConnectionError):
             connection.sendall(b"".join(rest))
-        except ConnectionError:
-            pass
         answer = until_its_end(connection)
     return (
         f"the server answered with {len(challenge)} bytes, a new challenge; to the recorded proof and message it said "
@@ -48,12 +47,11 @@ def until_its_end(connection: socket.socket) -> str:
     """What came, and how it ended."""
     size = 0
     try:
-        while data := connection.recv(4096):
-            size += len(data)
+        with suppress(ConnectionError):
+            while data := connection.recv(4096):
+                size += len(data)
     except TimeoutError:
         return f"{size} bytes, and left the connection open"
-    except ConnectionError:
-        pass
     return f"{size} bytes and ended the connection" if size else "nothing and ended the connection"
 
 

@@ -15,7 +15,7 @@ from ipc_twisted import IPCError, SecureEnvelope, SecureIPCProtocol
 from ipc_twisted.embed import Link
 
 PING_SECONDS = 1.0
-_PONG_SECONDS = 5.0
+_PONG_SECONDS = 3.0
 _KEPT_ROUND_TRIPS = 60
 _NO_REFUSALS = {"authenticated", "closed", "shutting_down", "connection_lost"}
 
@@ -47,7 +47,8 @@ class LinkWatch:
         self._round_trips: deque[float] = deque(maxlen=_KEPT_ROUND_TRIPS)
         self._latest: Pong | None = None
         self._connection: SecureIPCProtocol | None = None
-        self._was_connected: float | None = None
+        self._connected_since: float | None = None
+        self._ended: dict[str, int] = {}
 
     def take(self, envelope: SecureEnvelope, connection: SecureIPCProtocol) -> None:
         """A pong has come."""
@@ -63,7 +64,7 @@ class LinkWatch:
         """
         self._number += 1
         trace_id = f"ping-{self._number}"
-        waiting = asyncio.get_running_loop().create_future()
+        waiting: asyncio.Future[tuple[Pong, SecureIPCProtocol]] = asyncio.get_running_loop().create_future()
         self._asked[trace_id] = waiting
         try:
             async with asyncio.timeout(_PONG_SECONDS):
@@ -92,27 +93,31 @@ class LinkWatch:
         """Tell the page."""
         state = self._link.state
         since = state.connected_since
-        if since != self._was_connected:
-            if since is None:
-                self._events.log(f"The link is lost: {_category(state.last_error)}.", "bad")
-            else:
-                self._events.log("The link is up: both ends have proved that they hold the key.", "good")
-            self._was_connected = since
+        statistics = self._link.statistics()
+        for category, count in statistics.ended.items():
+            if count > self._ended.get(category, 0):
+                self._events.log(f"The link is lost: {category}.", "bad")
+        self._ended = statistics.ended
+        if since is not None and since != self._connected_since:
+            self._events.log("The link is up: both ends have proved that they hold the key.", "good")
+        self._connected_since = since
         pong, connection = self._latest, self._connection
-        sent = self._link.statistics().sent
+        if connection is None or not connection.is_open:
+            pong = connection = None  # of a connection that is no more
         self._events.publish(
             "link",
             {
                 "connected": since is not None,
                 "attempts": state.attempts,
                 "last_error": _category(state.last_error),
+                "ended": statistics.ended,
                 "key_id": connection.key_id.hex() if connection is not None and connection.key_id else None,
-                "peer": connection.peer_address if connection is not None and since is not None else None,
+                "peer": connection.peer_address if connection is not None else None,
                 "round_trips": [round(milliseconds, 2) for milliseconds in self._round_trips],
                 "waiting": state.unsettled,
-                "sent": sent,
+                "sent": statistics.sent,
                 "execution": None
-                if pong is None or since is None
+                if pong is None
                 else {
                     "pid": pong.pid,
                     "accepted": pong.statistics.accepted,

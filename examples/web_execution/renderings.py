@@ -11,7 +11,7 @@ import msgspec
 
 from examples.web_execution.events import Events
 from examples.web_execution.fractal import COLUMNS, ROWS, SCENES
-from examples.web_execution.messages import RENDER, Pong, TileRequest
+from examples.web_execution.messages import RENDER, Pong
 from ipc_twisted import IPCError, SecureEnvelope
 from ipc_twisted.embed import Link
 
@@ -100,7 +100,7 @@ class Renderings:
         ]
         if missing:
             picture.asked_again += len(missing)
-            self._events.log(f"{len(missing)} tiles were lost with their process: asked for again.")
+            self._events.log(f"{len(missing)} tiles did not come: asked for again.")
             self._ask(picture, missing)
 
     async def close(self) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from examples.web_execution.messages import RENDER, TileRequest
-from ipc_twisted import ConnectionFileError, Keyring, SecureEnvelope, connection_file
+from ipc_twisted import Category, ConnectionFileError, Keyring, SecureEnvelope, connection_file
 from ipc_twisted.config import LOOPBACK
 from ipc_twisted.core.codec import canonical_payload
 from ipc_twisted.core.framing import LENGTH_BYTES
@@ -47,7 +47,7 @@ def record(where: Path, *, keep_open: bool) -> tuple[Recording, socket.socket]:
     """
     info = connection_file.read(where)
     if info.key_file is None:
-        raise ConnectionFileError("connection_file_invalid", "the server's key must be a generated one")
+        raise ConnectionFileError(Category.CONNECTION_FILE_INVALID, "the server's key must be a generated one")
     client = socket.create_connection((LOOPBACK, info.port), timeout=_SECONDS)
     try:
         own_host, own_port = client.getsockname()

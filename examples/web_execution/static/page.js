@@ -3,12 +3,15 @@
 // Whatever is shown is set as text, never as HTML.
 
 const element = (id) => document.getElementById(id);
+const enable = (id, possible) => { // not `disabled`: the focus would be lost
+  element(id).setAttribute("aria-disabled", String(!possible));
+};
+const isEnabled = (button) => button.getAttribute("aria-disabled") !== "true";
 const show = (id, value) => { element(id).textContent = value ?? "–"; };
 
 // --- what the web process tells ---
 
 let picture = null;
-let process = { pid: null };
 
 function showPicture(now) {
   const frame = element("picture");
@@ -30,14 +33,13 @@ function showPicture(now) {
   element("progress").max = now.total;
   element("progress").value = now.tiles.length;
   show("progress-text", now.asked_again ? `${count}, ${now.asked_again} asked for again` : count);
-  element("render").disabled = now.tiles.length < now.total;
+  enable("render", now.tiles.length === now.total);
 }
 
 function showProcess(now) {
-  process = now;
   show("pid", now.pid === null ? "not running" : now.pid);
-  element("kill").disabled = now.pid === null;
-  element("start").disabled = now.pid !== null;
+  enable("kill", now.pid !== null);
+  enable("start", now.pid === null);
 }
 
 function showLink(now) {
@@ -48,7 +50,8 @@ function showLink(now) {
   show("peer", now.peer);
   show("key-id", now.key_id);
   show("waiting", now.waiting);
-  show("last-error", now.last_error);
+  const lost = Object.entries(now.ended).map(([category, count]) => `${count} × ${category}`);
+  show("lost", lost.join(", ") || "never");
   const execution = now.execution ?? {};
   show("accepted", execution.accepted);
   show("rendered", execution.rendered);
@@ -126,14 +129,14 @@ async function post(path, body, errors) {
 
 element("order").addEventListener("submit", (event) => {
   event.preventDefault();
-  post("/pictures", { scene: element("scene").value }, "order-error");
+  if (isEnabled(element("render"))) post("/pictures", { scene: element("scene").value }, "order-error");
 });
 
 for (const button of document.querySelectorAll("button[data-post]")) {
   button.addEventListener("click", async () => {
-    if (button.getAttribute("aria-disabled") === "true") return;
-    button.setAttribute("aria-disabled", "true"); // and keeps the focus
+    if (!isEnabled(button) || button.classList.contains("busy")) return;
+    button.classList.add("busy");
     await post(button.dataset.post, {}, "trouble-error");
-    button.removeAttribute("aria-disabled");
+    button.classList.remove("busy");
   });
 }
