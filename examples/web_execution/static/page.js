@@ -101,12 +101,21 @@ function addLine(now) {
   while (log.children.length > 60) log.lastElementChild.remove();
 }
 
-const events = new EventSource("/events"); // connects again by itself
-for (const [name, shows] of Object.entries({ picture: showPicture, process: showProcess, link: showLink, log: addLine })) {
-  events.addEventListener(name, (event) => shows(JSON.parse(event.data)));
+let events = null;
+
+function listen() {
+  events = new EventSource("/events"); // connects again by itself
+  for (const [name, shows] of Object.entries({ picture: showPicture, process: showProcess, link: showLink, log: addLine })) {
+    events.addEventListener(name, (event) => shows(JSON.parse(event.data)));
+  }
+  events.addEventListener("open", () => { element("offline").hidden = true; });
+  events.addEventListener("error", () => { element("offline").hidden = false; });
 }
-events.addEventListener("open", () => { element("offline").hidden = true; });
-events.addEventListener("error", () => { element("offline").hidden = false; });
+
+// A browser keeps pages that were left, with their streams, and opens at most six connections to one server.
+window.addEventListener("pagehide", () => events.close());
+window.addEventListener("pageshow", (event) => { if (event.persisted) listen(); });
+listen();
 
 // --- what it is asked for ---
 
