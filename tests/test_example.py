@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -253,6 +254,16 @@ def test_a_port_that_is_taken_or_none_is_said(shared: ExampleChild) -> None:
         )
         assert done.returncode == 2
         assert problem in done.stderr
+
+
+def test_the_page_of_the_documents_says_how_it_is_started() -> None:
+    page = (ROOT / "docs" / "example.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^<!-- setup: example -->\n```sh\n(.*)\n```$", page, re.MULTILINE)
+    assert "pip install -q -e '.[example]'" in command
+    assert command.endswith("python -m examples.web_execution")
+    files = set(re.findall(r"`([\w.]+\.(?:py|toml))`", page.partition("## How it is made")[2]))
+    made = {path.name for path in (ROOT / "examples" / "web_execution").iterdir() if path.is_file()}
+    assert made - {"__init__.py", "__main__.py"} <= files
 
 
 def test_the_extra_is_named_where_it_is_missing() -> None:
