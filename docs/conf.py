@@ -20,7 +20,7 @@ html_theme = "furo"
 html_title = f"{project} {release}"
 html_theme_options = {"top_of_page_buttons": []}  # no edit or view button: they need the address of a repository
 html_copy_source = False
-smartquotes = False  # values are quoted as they are typed
+smartquotes_action = "D"  # dashes, but no quotes: values are quoted as they are typed
 
 # Markdown: headings get the anchors that a code-hosting site gives them, and tests/test_docs.py checks.
 myst_heading_anchors = 6
