@@ -102,15 +102,16 @@ class ExampleChild:
     def post(self, path: str, content: object = None) -> Any:
         """What must work."""
         status, _, answer = self.ask("POST", path, content)
-        assert status in (200, 202), (status, answer)
+        if status not in (200, 202):
+            raise AssertionError(f"{path}: {status} {answer!r}")
         return json.loads(answer)
 
     def events(self) -> EventStream:
         return EventStream(self.port)
 
-    def interrupt(self) -> int:
-        """Ctrl-C, and wait."""
-        self.process.send_signal(signal.SIGINT)
+    def end(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Ctrl-C, unless told otherwise, and wait."""
+        self.process.send_signal(number)
         code = self.process.wait(TIMEOUT)
         self._reader.join(TIMEOUT)
         return code
@@ -127,7 +128,8 @@ class ExampleChild:
 
     def _read(self) -> None:
         stream = self.process.stdout
-        assert stream is not None
+        if stream is None:
+            return
         with stream:
             for line in stream:
                 SUITE.output(line)
@@ -149,7 +151,8 @@ class EventStream:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
         self._connection.request("GET", "/events")
         self._response = self._connection.getresponse()
-        assert self._response.status == 200
+        if self._response.status != 200:
+            raise AssertionError(f"/events: {self._response.status}")
         self.log: list[str] = []
 
     def __enter__(self) -> Self:
@@ -176,9 +179,11 @@ class EventStream:
 
     def _next(self) -> tuple[str, Any]:
         name = self._response.readline().decode().removeprefix("event: ").strip()
-        assert name, f"the stream has ended: {self.log}"
+        if not name:
+            raise AssertionError(f"the stream has ended: {self.log}")
         content = json.loads(self._response.readline().removeprefix(b"data: "))
-        assert self._response.readline() == b"\n"
+        if self._response.readline() != b"\n":
+            raise AssertionError(f"an event has no end: {content}")
         if name == "log":
             self.log.append(content["text"])
         return name, content

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -161,7 +163,7 @@ def test_what_is_ordered_while_the_process_is_down_waits_and_is_sent_by_the_link
         events.wait_for("link", is_up)
         example.post("/execution/kill")
         events.wait_for("link", lambda now: not now["connected"])
-        example.post("/pictures", {"scene": "spiral"})
+        example.post("/pictures", {"scene": "whole"})
         events.wait_for("link", lambda now: now["waiting"] == TILES)
         example.post("/execution/start")
         complete = events.wait_for("picture", is_complete)
@@ -205,6 +207,20 @@ def test_a_page_of_another_origin_can_do_nothing(shared: ExampleChild, origin: s
     assert status == 403
 
 
+@pytest.mark.parametrize("origin", ["http://evil.example", "null"])
+def test_a_page_of_another_origin_cannot_listen(shared: ExampleChild, origin: str) -> None:
+    assert shared.ask("GET", "/events", Origin=origin)[0] == 403
+
+
+def test_what_is_sent_is_short(shared: ExampleChild) -> None:
+    assert shared.ask("POST", "/pictures", {"scene": "x" * 4096})[0] == 413
+    assert shared.ask("POST", "/pictures", {"scene": "x" * 4000})[0] == 422
+    with socket.create_connection(("127.0.0.1", shared.port), timeout=TIMEOUT) as connection:
+        head = f"POST /pictures HTTP/1.1\r\nHost: 127.0.0.1:{shared.port}\r\nOrigin: {shared.origin}\r\n"
+        connection.sendall(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
 def test_localhost_is_the_same_origin(shared: ExampleChild) -> None:
     host = f"localhost:{shared.port}"
     assert shared.ask("GET", "/", Host=host)[0] == 200
@@ -229,16 +245,17 @@ def test_it_listens_on_no_other_address(shared: ExampleChild) -> None:
 # --- how it starts and ends ---
 
 
-def test_ctrl_c_ends_both_processes_in_order_though_a_page_is_open(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_both_processes_in_order_though_a_page_is_open(tmp_path: Path, number: signal.Signals) -> None:
     with ExampleChild(tmp_path) as example, example.events() as events:
         pid = events.wait_for("link", is_up)["execution"]["pid"]
         assert list(tmp_path.iterdir())
-        assert example.interrupt() == 0
+        assert example.end(number) == 0
         events.wait_for_end()
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
         assert not list(tmp_path.iterdir())
-        assert "Traceback" not in example.log
+        assert not re.search("Traceback|Warning|Error", example.log)
         assert "Server Shut Down" in example.log
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import socket
 import sys
 import tempfile
@@ -53,6 +54,7 @@ def main() -> int:
         config = uvicorn.Config(
             application, log_level="warning", server_header=False, ws="none", timeout_graceful_shutdown=5
         )
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again behind its end; this tidies up
         Server(config, events, port).run(sockets=[listening])
     return 0
 

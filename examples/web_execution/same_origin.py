@@ -10,6 +10,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+MAX_CONTENT_BYTES = 4096
 _HEADERS = [
     (
         b"content-security-policy",
@@ -27,7 +28,9 @@ class SameOrigin:
     """Let through what this application's own page sends, and add the headers that its browser shall go by.
 
     * ``Host`` must be ours. A page of another name that was made to resolve to 127.0.0.1 (DNS rebinding) sends its own.
-    * What changes anything must carry our ``Origin``: browsers add it to every POST, and no page can choose it.
+    * ``Origin`` must be ours where there is one, and there must be one on what changes anything: browsers add it to
+      every POST, and no page can choose it.
+    * What is sent must say its length, and be short: the application would keep all of it in memory.
 
     :param port: that is listened on.
     """
@@ -62,9 +65,11 @@ class SameOrigin:
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         if len(hosts) != 1 or hosts[0] not in self._hosts:
             return 421, b"Host: must be 127.0.0.1 or localhost, with this port\n"
+        changes = scope["method"] not in ("GET", "HEAD")
         origins = [value for name, value in scope["headers"] if name == b"origin"]
-        if scope["method"] in ("GET", "HEAD"):
-            return None
-        if len(origins) != 1 or origins[0] not in self._origins:
+        if len(origins) > 1 or any(origin not in self._origins for origin in origins) or (changes and not origins):
             return 403, b"Origin: must be this application's own\n"
+        lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+        if changes and (not lengths or not lengths[0].isdigit() or int(lengths[0]) > MAX_CONTENT_BYTES):
+            return 413, b"Content-Length: must be there, and at most %d\n" % MAX_CONTENT_BYTES
         return None
