@@ -49,9 +49,9 @@ class Link:
         target: str | list[str] | None = None,
         headers: dict[str, str] | None = None,
     ) -> Delivery:
-        """Queue one message, connected or not; ``await`` the returned :class:`Delivery` for its outcome.
+        """Queue one message, connected or not; ``await`` the returned :class:`.Delivery` for its outcome.
 
-        Parameters and errors are those of :meth:`ExecutionIPCClientService.send`. Only for the loop's thread.
+        Parameters and errors are those of :meth:`.ExecutionIPCClientService.send`. Only for the loop's thread.
         """
         return self.service.send(
             kind, payload_bytes, trace_id=trace_id, reply_to=reply_to, target=target, headers=headers
@@ -105,11 +105,11 @@ class Server:
         return self.service.statistics()
 
     def use_keyring(self, keyring: Keyring) -> None:
-        """As :meth:`ExecutionIPCService.use_keyring`."""
+        """As :meth:`.ExecutionIPCService.use_keyring`."""
         self.service.use_keyring(keyring)
 
     def reload_keys(self) -> None:
-        """As :meth:`ExecutionIPCService.reload_keys`."""
+        """As :meth:`.ExecutionIPCService.reload_keys`."""
         self.service.reload_keys()
 
 
@@ -129,7 +129,7 @@ async def client(
     without an outcome learn it and handlers end, within ``limits.drain_seconds``. What is left then ends rejected, or
     unknown; handlers are cancelled.
 
-    Parameters are those of :class:`ExecutionIPCClientService`, without the reactor.
+    Parameters are those of :class:`.ExecutionIPCClientService`, without the reactor.
 
     :param handler: for what the server sends: ``handler(envelope, connection)`` returning None, an asyncio coroutine,
         which is run as a task, an asyncio future, or a Deferred.
@@ -164,10 +164,10 @@ async def server(
 ) -> AsyncIterator[Server]:
     """Serve while the context lasts; once it is entered, clients can connect.
 
-    Leaving it, also when cancelled, stops as :meth:`ExecutionIPCService.stopService` does, within
+    Leaving it, also when cancelled, stops as :meth:`.ExecutionIPCService.stopService` does, within
     ``limits.drain_seconds``; handlers that are not done by then are cancelled.
 
-    Parameters and errors on entering are those of :class:`ExecutionIPCService` and its ``startService()``, without the
+    Parameters and errors on entering are those of :class:`.ExecutionIPCService` and its ``startService()``, without the
     reactor.
 
     :param handler: ``handler(envelope, connection)`` returning None, an asyncio coroutine, which is run as a task, an

@@ -39,7 +39,7 @@ class ExecutionIPCService(Service):
     :param keyring: the shared secrets; None: ``auth.key_file``, or with ``auth.secret_mode`` ``generated`` a key that
         is made at start, beside the connection file, and gone at stop.
     :param handler: ``handler(envelope, connection)`` returning None, a Deferred or a coroutine.
-    :param connection_file: where to say where it listens; None: :func:`default_connection_file`.
+    :param connection_file: where to say where it listens; None: :func:`.default_connection_file`.
     :param key_file: the file that ``keyring`` was read from, for :meth:`reload_keys`; None: ``auth.key_file``.
     :ivar factory: the protocol factory, once started.
     :ivar handler: the one that is taken at start.

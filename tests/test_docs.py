@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tomllib
@@ -28,6 +29,7 @@ import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
+import ipc_twisted
 from ipc_twisted import Category, ConfigError, ExecutionIPCConfig, Keyring, SecureEnvelope, cli
 from ipc_twisted.connection_file import ConnectionInfo
 from ipc_twisted.core.codec import (
@@ -45,12 +47,15 @@ from ipc_twisted.core.handshake import ClientHandshake, Endpoint, Limits, Server
 from ipc_twisted.core.key_schedule import KEY_ID_BYTES, Prk, lp, transcript
 from ipc_twisted.core.signing import MacKey
 from ipc_twisted.tap import Options
+from tests.test_architecture import LAYERS, LEVEL, MODULES
 from tests.twistd_child import TwistdChild
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ipc_twisted"
 DOCS = ROOT / "docs"
 TIMEOUT_SECONDS = 60
+READ_KEYS_AGAIN = 'kill -HUP "$(cat twistd.pid)"'
+FILE_COMMANDS = {"cat", "cp"}
 TEST_RUNNERS = {"pytest": "pytest", "trial": "twisted.trial"}
 
 if not PACKAGE.is_dir():
@@ -58,6 +63,9 @@ if not PACKAGE.is_dir():
 
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md")))}
 each_page = pytest.mark.parametrize("page", PAGES)
+FOLLOWED = [page for page in PAGES if page != "docs/tutorial.md"]
+"""The tutorial is followed by tests/test_tutorial.py, in an environment of its own."""
+each_page_that_is_followed = pytest.mark.parametrize("page", FOLLOWED)
 
 
 class Block(NamedTuple):
@@ -112,16 +120,39 @@ def sources() -> dict[str, ast.Module]:
 # --- all pages --------------------------------------------------------------------------------------------------------
 
 
+def groups_of_the_index() -> dict[str, list[str]]:
+    """The pages of each group, in their order, as docs/README.md lists them."""
+    groups = re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", read("docs/README.md"), re.MULTILINE | re.DOTALL)
+    return {heading: re.findall(r"^\| \[.+?\]\((.+?)\)", text, re.MULTILINE) for heading, text in groups}
+
+
 def test_every_page_is_in_the_index() -> None:
-    listed = re.findall(r"^\| \[.+?\]\((.+?)\)", read("docs/README.md"), re.MULTILINE)
-    assert {f"docs/{name}" for name in listed} == PAGES.keys() - {"README.md", "docs/README.md"}
+    listed = [name for names in groups_of_the_index().values() for name in names]
+    pages = [path.name for path in (*DOCS.glob("*.md"), DOCS / "api.rst") if path.name != "README.md"]
+    assert sorted(listed) == sorted(pages)
 
 
-@pytest.mark.parametrize("page", PAGES.keys() - {"README.md"})
-def test_every_page_says_what_it_covers_and_what_is_left(page: str) -> None:
-    text = prose(read(page))
-    assert "**Covers phases 1 and 2 of the plan: the link, and nothing lost.**" in text
-    assert "Left to later phases" in text
+def test_the_site_has_the_groups_of_the_index() -> None:
+    trees = re.findall(
+        r"^\.\. toctree::\n   :caption: (.+)\n   :hidden:\n\n((?:   .+\n)+)",
+        (DOCS / "index.rst").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    of_site = {caption: names.split() for caption, names in trees}
+    assert of_site == {heading: [Path(name).stem for name in names] for heading, names in groups_of_the_index().items()}
+
+
+def test_the_api_has_every_public_name() -> None:
+    listed = re.findall(
+        r"^\.\. auto\w+:: (?:ipc_twisted\.)?(\w+)", (DOCS / "api.rst").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert set(ipc_twisted.__all__) <= set(listed)
+
+
+def test_only_the_page_for_it_says_what_is_left_for_later() -> None:
+    assert [page for page in PAGES if re.search(r"\blater phases?\b|\bphase \d", prose(read(page)))] == []
+    rows = table(read("docs/status.md"), "part", "is there", "left")
+    assert all(all(cells) for cells in rows)
 
 
 @each_page
@@ -286,6 +317,71 @@ def diagram() -> tuple[str, str]:
 
 def test_the_state_diagram_is_that_of_the_code() -> None:
     is_now, would_be = diagram()
+    assert is_now == would_be, "run: python -m tests.test_docs"
+
+
+LAYERS_SVG = DOCS / "images" / "layers.svg"
+BOX, ROW, ACROSS = 140, 44, 6
+"""Width of a module in the picture, height of a row, and modules in a row; pixels."""
+
+
+def layers_svg() -> str:
+    """The layers as a picture, the lowest at the bottom: of ``LAYERS``, which the imports are held to."""
+    above = {name for name in MODULES if name not in LEVEL}
+    rows: list[list[str]] = []
+    for layer in (*LAYERS, above):
+        names = sorted(layer - {"core"})
+        rows += [names[start : start + ACROSS] for start in range(0, len(names), ACROSS)]
+    width, height = BOX * ACROSS + 40, ROW * len(rows) + 40
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        'font-family="ui-monospace, monospace" font-size="12" text-anchor="middle" role="img">',
+        "  <title>The modules in layers: each imports from those below it only</title>",
+        f'  <rect width="{width}" height="{height}" rx="8" fill="#fff"/>',
+    ]
+    for number, names in enumerate(reversed(rows)):
+        for place, name in enumerate(names):
+            x = (width - BOX * len(names)) // 2 + BOX * place
+            y = 20 + ROW * number
+            fill, stroke = ("#fef3c7", "#b45309") if name.startswith("core.") else ("#eef2ff", "#4338ca")
+            shown = "ipc_twisted" if name == "__init__" else name
+            lines += [
+                f'  <rect x="{x + 4}" y="{y}" width="{BOX - 8}" height="{ROW - 10}" rx="5" '
+                f'fill="{fill}" stroke="{stroke}"/>',
+                f'  <text x="{x + BOX // 2}" y="{y + 22}" fill="#1f2937">{shown}</text>',
+            ]
+    return "\n".join([*lines, "</svg>", ""])
+
+
+def test_the_picture_of_the_layers_is_that_of_the_code() -> None:
+    assert LAYERS_SVG.read_text(encoding="utf-8") == layers_svg(), "run: python -m tests.test_docs"
+
+
+def help_of(*arguments: str) -> str:
+    """What ``ipc-twisted ... --help`` prints on a terminal of a fixed width."""
+    shown = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(shown):
+        patch.setenv("COLUMNS", "86")
+        with pytest.raises(SystemExit):
+            cli.main([*arguments, "--help"])
+    return shown.getvalue()
+
+
+def command_names() -> list[str]:
+    return re.findall(r"^ {4}([a-z]\w+)", help_of(), re.MULTILINE)
+
+
+def command_line() -> tuple[str, str]:
+    """The page with what each command prints for ``--help``, and how it would be if that were made now."""
+    made = "".join(f"\n## `ipc-twisted {name}`\n\n```text\n{help_of(name)}```\n" for name in command_names())
+    text = read("docs/command-line.md")
+    before, start, rest = text.partition("<!-- generated: help -->\n")
+    _, end, after = rest.partition("<!-- end -->\n")
+    return text, "".join((before, start, made.removeprefix("\n"), end, after))
+
+
+def test_the_help_of_the_commands_is_that_of_the_code() -> None:
+    is_now, would_be = command_line()
     assert is_now == would_be, "run: python -m tests.test_docs"
 
 
@@ -568,21 +664,18 @@ def split(command: str) -> tuple[dict[str, str], str, list[str]]:
 
 
 def known_options(program: str, arguments: list[str]) -> set[str]:
-    if program in TEST_RUNNERS:
+    if program in {*TEST_RUNNERS, *FILE_COMMANDS, "kill"}:
         return set()
     if program == "ipc-twisted":
-        shown = io.StringIO()
-        with redirect_stdout(shown), pytest.raises(SystemExit):
-            cli.main([arguments[0], "--help"])
-        return set(re.findall(r"--[a-z-]+", shown.getvalue()))
+        return set(re.findall(r"--[a-z-]+", help_of(arguments[0])))
     assert program == "twistd"
     return {"--nodaemon"} | {f"--{name.rstrip('=')}" for name in Options().longOpt}
 
 
-@each_page
+@each_page_that_is_followed
 def test_the_options_in_commands_exist(page: str) -> None:
     for block in blocks(page):
-        if block.language != "sh" or block.says.startswith("setup: "):
+        if block.language != "sh" or block.says.startswith(("setup: ", "not run: needs root")):
             continue
         for command in commands(block):
             _, program, arguments = split(command)
@@ -590,8 +683,9 @@ def test_the_options_in_commands_exist(page: str) -> None:
             assert given <= known_options(program, arguments), command
 
 
-def test_the_readme_names_every_option_of_send() -> None:
-    assert known_options("ipc-twisted", ["send"]) - {"--help"} <= set(re.findall(r"--[a-z-]+", read("README.md")))
+def test_the_readme_names_every_command() -> None:
+    rows = table(read("README.md"), "command", "what it does")
+    assert [command.strip("`").split()[1] for command, _ in rows] == command_names()
 
 
 def test_the_first_program_of_the_readme_is_short() -> None:
@@ -630,6 +724,12 @@ class Follower:
         if program in TEST_RUNNERS:  # -P: as the command itself, which does not look in the current folder
             self.run("-P", "-m", TEST_RUNNERS[program], *arguments, **variables)
             return
+        if program in FILE_COMMANDS:
+            subprocess.run(["sh", "-e", "-c", command], cwd=self.folder, check=True, timeout=TIMEOUT_SECONDS)
+            return
+        if command == READ_KEYS_AGAIN:
+            self.reload_keys()
+            return
         assert (program, arguments[:2]) == ("twistd", ["--nodaemon", "ipc"]), command
         with pytest.MonkeyPatch.context() as patch:
             for name, value in variables.items():
@@ -641,6 +741,13 @@ class Follower:
         # -P: as in a terminal, the current folder is not looked into unless PYTHONPATH says so.
         self.server = TwistdChild(*options, handler=None, folder=self.folder, python=("-P",))
         self.server.__enter__()
+
+    def reload_keys(self) -> None:
+        assert self.server is not None
+        changed = r"the keys were changed"
+        times = 1 + len(re.findall(changed, self.server.log))
+        self.server.signal(signal.SIGHUP)
+        self.server.wait_for(changed, times=times)
 
     def run(self, *arguments: str, **variables: str) -> None:
         environment = {**os.environ, **variables, "XDG_RUNTIME_DIR": str(self.folder)}
@@ -663,7 +770,7 @@ class Follower:
             self.server = None
 
 
-@each_page
+@each_page_that_is_followed
 def test_the_programs_and_commands_of_a_page_work(page: str, runtime_folder: Path) -> None:
     follower = Follower(runtime_folder)
     try:
@@ -677,3 +784,5 @@ if __name__ == "__main__":
     for written, (where, *_) in GENERATED.items():
         PAGES[where].write_text(generated(written)[1], encoding="utf-8")
     PAGES["docs/design.md"].write_text(diagram()[1], encoding="utf-8")
+    PAGES["docs/command-line.md"].write_text(command_line()[1], encoding="utf-8")
+    LAYERS_SVG.write_text(layers_svg(), encoding="utf-8")

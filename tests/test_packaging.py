@@ -38,7 +38,8 @@ def test_the_command_is_installed() -> None:
 
 
 def test_the_installed_extras_are_those_of_setup_cfg() -> None:
-    assert set(metadata.metadata("ipc_twisted").get_all("Provides-Extra") or ()) == {"dev", "metrics", "test"}
+    extras = metadata.metadata("ipc_twisted").get_all("Provides-Extra") or ()
+    assert set(extras) == {"browser", "dev", "docs", "example", "metrics", "test"}
 
 
 def test_every_requirement_has_a_floor() -> None:

@@ -1,0 +1,1 @@
+"""A web application and an execution process, joined by ipc_twisted: ``python -m examples.web_execution``."""
