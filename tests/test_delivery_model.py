@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ipc_twisted.core.codec import encode_header
+from ipc_twisted.core.codec import decode_header, encode_header
 from ipc_twisted.core.connection import Callbacks, Connection, Policy, State
 from ipc_twisted.core.envelope import HeaderFields, SecureEnvelope
 from ipc_twisted.core.handshake import ClientHandshake, Limits, ServerHandshake
@@ -637,9 +637,8 @@ class MakesAFreshNonce(ResendingOutbox):
 
     def lose(self) -> None:
         for message in self.in_flight:
-            ts, nonce, *rest = message.fields
-            message.fields = (ts, nonce + "'", *rest)  # type: ignore[assignment]
-            message.header = encode_header(message.fields)
+            ts, nonce, *rest = decode_header(message.header)
+            message.header = encode_header((ts, nonce + "'", *rest))
         super().lose()
 
 

@@ -29,7 +29,7 @@ COST = len(HEADER) + FLAT_COST_BYTES
 
 
 def delivery(payload: bytes = b"", ts: int = NOW) -> Delivery:
-    return Delivery((ts, "n", "job.run", "trace", None, None, {}), HEADER, payload, COST + len(payload))
+    return Delivery(ts, "job.run", "trace", HEADER, payload, COST + len(payload))
 
 
 class Box:

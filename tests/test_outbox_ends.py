@@ -221,7 +221,7 @@ def test_who_waits_for_room_goes_on_when_the_connection_ends() -> None:
     ("error", "shown"), [(None, "accepted"), (Rejected(Category.EXPIRED, "why"), "expired"), ("pending", "pending")]
 )
 def test_a_delivery_shows_its_state_and_none_of_its_payload(error: Any, shown: str) -> None:
-    sent = Delivery((NOW, "n", "job.run", "t\n", None, None, {}), HEADER, b"swordfish", 0)
+    sent = Delivery(NOW, "job.run", "t\n", HEADER, b"swordfish", 0)
     if error != "pending":
         sent.settle(error)
     assert repr(sent) == f"<Delivery kind='job.run' trace_id='t\\n' {shown}>"

@@ -589,9 +589,7 @@ def test_what_a_drained_receiver_rejects_goes_to_the_next_connection() -> None:
 def test_a_connection_that_ends_while_it_is_attached_is_never_said_to_be_authenticated(end: str) -> None:
     """Who is told what the new receiver does not take may stop everything. The owner would hold a dead connection."""
     box = Resending()
-    box.outbox.add(
-        Delivery((NOW, "n", "job.run", None, None, None, {}), HEADER, bytes(LIMITS.max_payload_bytes + 1), 0)
-    )
+    box.outbox.add(Delivery(NOW, "job.run", None, HEADER, bytes(LIMITS.max_payload_bytes + 1), 0))
     side = client(outbox=box.outbox)
     act = {
         "close": lambda _: side.connection.close(Category.CLOSED),

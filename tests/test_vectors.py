@@ -160,7 +160,7 @@ def outbox(sent: str) -> Outbox:
     credit = SendCredit(10**9, 10**12)
     for seq, letter in enumerate(sent):
         if letter == "E":
-            box.add(Delivery((NOW, "n", "job.run", None, None, None, {}), b"", b"", 0))
+            box.add(Delivery(NOW, "job.run", None, b"", b"", 0))
             box.write(KEYS["k_c2s"], seq, credit, 1, 0, 0.0)
     return box
 

@@ -62,14 +62,17 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
     The garbage collector does not look at it: going again and again over all that is in flight would cost a third of
     the time that sending takes. It need not: each one ends, and lets go then of those who waited.
 
-    :ivar fields: the header in the order of the wire.
+    :ivar ts: of the message, unix seconds; ``kind`` and ``trace_id`` likewise.
+    :ivar header: encoded, as it is written.
     :ivar cost: bytes it counts for in :attr:`Outbox.buffered`.
     :ivar seq: of its record, once written.
     :ivar written_at: when, in seconds of the caller's monotonic clock.
     :ivar seen_by: the instance of the receiver that may have handed it over; None: nobody has.
     """
 
-    fields: HeaderFields
+    ts: int
+    kind: str
+    trace_id: str | None
     header: bytes
     payload: bytes
     cost: int
@@ -78,21 +81,6 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
     seen_by: bytes | None = None
     # Pending: who waits for the outcome. Else the outcome; None: accepted.
     _state: tuple[Callable[[Delivery], None], ...] | Rejected | DeliveryUnknown | None = ()
-
-    @property
-    def ts(self) -> int:
-        """Of the message, unix seconds."""
-        return self.fields[0]
-
-    @property
-    def kind(self) -> str:
-        """Of the message."""
-        return self.fields[2]
-
-    @property
-    def trace_id(self) -> str | None:
-        """Of the message."""
-        return self.fields[3]
 
     def done(self) -> bool:
         """The outcome is known, or it is known that it never will be."""
@@ -145,7 +133,8 @@ def prepare(delivery: type[_D], fields: HeaderFields, payload_bytes: bytes) -> _
     if type(payload_bytes) is not bytes:
         raise EnvelopeError(Category.MALFORMED, f"payload_bytes must be bytes, not {type(payload_bytes).__name__}")
     header = encode_header(fields)
-    return delivery(fields, header, payload_bytes, len(header) + len(payload_bytes) + FLAT_COST_BYTES)
+    cost = len(header) + len(payload_bytes) + FLAT_COST_BYTES
+    return delivery(fields[0], fields[2], fields[3], header, payload_bytes, cost)
 
 
 class Outbox:
@@ -220,7 +209,7 @@ class Outbox:
         out: list[bytes] = []
         while queue and room > 0:
             delivery = queue[0]
-            if delivery.fields[0] < oldest:
+            if delivery.ts < oldest:
                 break
             header, payload = delivery.header, delivery.payload
             size = HEAD_BYTES + len(header) + len(payload)

@@ -298,7 +298,7 @@ MUTANTS = [
     _box(
         "expired-written",
         "what was told to be too old is sent",
-        "            if delivery.fields[0] < oldest:\n                break\n",
+        "            if delivery.ts < oldest:\n                break\n",
         "",
     ),
     _box(
