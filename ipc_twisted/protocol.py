@@ -37,6 +37,10 @@ from ipc_twisted.peer_watch import PeerWatch
 WRITE_BYTES = 256 * 1024
 """What is handed to the transport at a time; a record may exceed it."""
 
+READ_BYTES = 128 * 1024
+"""Read at a time once the peer has proved itself. Each record that lies across two reads is collected part by part;
+for small ones larger reads gain nothing and leave the processor's cache."""
+
 _MANY_BUFFERS = 64  # from here on, one more copy of small frames costs less than what the transport does with each
 
 _OPEN = State.OPEN  # Python 3.11 takes longer to look up a member of an enum than to call a function
@@ -334,6 +338,7 @@ class SecureIPCProtocol(Protocol):
 
     def _is_authenticated(self) -> None:
         self._handshake.stop()
+        self.transport.bufferSize = READ_BYTES
         self._watch = PeerWatch(
             self._clock,
             self._shared.config.limits,
