@@ -345,6 +345,16 @@ def test_what_a_message_says_is_shown_as_text(browser: Browser) -> None:
     assert browser.run("return document.querySelector('#log img')") is None
 
 
+def test_a_page_that_was_left_holds_no_stream_and_goes_on_when_it_is_back(browser: Browser) -> None:
+    """A browser keeps such pages for a while. With six streams open, it would open no further connection to us."""
+    browser.open()
+    browser.run("dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))")
+    assert browser.run("return events.readyState === EventSource.CLOSED")
+    accepted = browser.text("accepted")
+    browser.run("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+    browser.wait(lambda: browser.text("accepted") != accepted)
+
+
 def test_the_page_says_when_the_web_process_is_gone(driver: Any, tmp_path: Path) -> None:
     with ExampleChild(tmp_path) as example:
         browser = Browser(driver, example)
