@@ -203,7 +203,7 @@ def test_both_attacks_are_refused_and_shown(browser: Browser) -> None:
     assert browser.text("state") == "connected"
     if name := os.environ.get("IPC_SCREENSHOT"):
         browser.render()
-        browser.wait(lambda: browser.text("progress-text").startswith("31 of"))
+        browser.wait(lambda: browser.tiles() >= 31)
         browser.resize((DESKTOP[0], browser.run("return document.documentElement.scrollHeight")))
         assert browser.driver.save_screenshot(str(ROOT / name))
         browser.wait(lambda: browser.text("progress-text") == COMPLETE)
