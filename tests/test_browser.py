@@ -203,7 +203,7 @@ def test_both_attacks_are_refused_and_shown(browser: Browser) -> None:
     assert browser.text("state") == "connected"
     if name := os.environ.get("IPC_SCREENSHOT"):
         browser.render()
-        browser.wait(lambda: browser.text("progress-text").startswith("31 of"))
+        browser.wait(lambda: browser.tiles() >= 31)
         browser.resize((DESKTOP[0], browser.run("return document.documentElement.scrollHeight")))
         assert browser.driver.save_screenshot(str(ROOT / name))
         browser.wait(lambda: browser.text("progress-text") == COMPLETE)
@@ -343,6 +343,16 @@ def test_what_a_message_says_is_shown_as_text(browser: Browser) -> None:
     browser.run("addLine({ line: 1e9, text: '<img src=x onerror=document.title=1>', tone: 'plain' })")
     assert browser.text("log").startswith("<img src=x")
     assert browser.run("return document.querySelector('#log img')") is None
+
+
+def test_a_page_that_was_left_holds_no_stream_and_goes_on_when_it_is_back(browser: Browser) -> None:
+    """A browser keeps such pages for a while. With six streams open, it would open no further connection to us."""
+    browser.open()
+    browser.run("dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))")
+    assert browser.run("return events.readyState === EventSource.CLOSED")
+    accepted = browser.text("accepted")
+    browser.run("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+    browser.wait(lambda: browser.text("accepted") != accepted)
 
 
 def test_the_page_says_when_the_web_process_is_gone(driver: Any, tmp_path: Path) -> None:
