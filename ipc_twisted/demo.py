@@ -64,7 +64,7 @@ async def run(reactor: Any, out: TextIO) -> bool:
     :returns: whether every line was as expected.
     """
     screen = _Screen(out)
-    with tempfile.TemporaryDirectory(prefix="ipc-twisted-demo-") as folder, _server(Path(folder)) as server:
+    with tempfile.TemporaryDirectory(prefix="ipc-twisted-demo-") as folder, child(Path(folder)) as server:
         screen.say(
             f"twistd ipc listens on 127.0.0.1:{server.info.port} with a key of its own (id {server.info.key_id})\n"
         )
@@ -86,13 +86,18 @@ async def run(reactor: Any, out: TextIO) -> bool:
 
 
 @contextmanager
-def _server(folder: Path) -> Iterator[Server]:
-    """A real ``twistd ipc`` child; it and its files are gone afterwards."""
+def child(folder: Path, *options: str) -> Iterator[Server]:
+    """A real ``twistd ipc`` child; it and its files are gone afterwards.
+
+    :param folder: new, for its files.
+    :param options: of ``twistd ipc``.
+    :raises NotStartedError: it ended instead of listening.
+    """
     folder.chmod(0o700)
     file, log = folder / "demo.json", folder / "twistd.log"
     with log.open("wb") as sink:
-        child = subprocess.Popen(  # noqa: S603  # our own interpreter, fixed arguments
-            [*_TWISTD, "--connection-file", str(file)],
+        process = subprocess.Popen(  # noqa: S603  # our own interpreter, fixed arguments
+            [*_TWISTD, "--connection-file", str(file), *options],
             cwd=folder,
             stdout=sink,
             stderr=subprocess.STDOUT,
@@ -100,18 +105,18 @@ def _server(folder: Path) -> Iterator[Server]:
         )
     try:
         while not file.exists():
-            if child.poll() is not None:
+            if process.poll() is not None:
                 raise NotStartedError(f"twistd ipc did not start:\n{log.read_text(errors='replace')}")
             time.sleep(0.02)  # the file is the announcement, and it comes from another process
         info = connection_file.read(file)
-        yield Server(child, file, info, Keyring.from_file(info.key_file or ""), log)
+        yield Server(process, file, info, Keyring.from_file(info.key_file or ""), log)
     finally:
-        child.terminate()
+        process.terminate()
         try:
-            child.wait(_STOP_SECONDS)
+            process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+            process.kill()
+            process.wait()
 
 
 async def _round_trips(reactor: Any, server: Server, screen: _Screen) -> bool:

@@ -16,14 +16,12 @@ from ipc_twisted import (
     SecureEnvelope,
     SecureIPCFactory,
     SecureIPCProtocol,
-    SendBufferFull,
     connect,
     listen,
 )
+from ipc_twisted.bench import flood as flood_connection
 
 KIND = "job.run"
-TURN_BYTES = 128 * 1024
-"""Sent in one turn of the reactor, as a program does that makes its messages while it runs."""
 
 
 def config(largest: int = 16 * 2**20, **auth: int) -> ExecutionIPCConfig:
@@ -83,18 +81,7 @@ class Link:
         self.connection.send(KIND, message)
 
     async def send_many(self, payload: bytes, count: int) -> None:
-        send, drained = self.connection.send, self.connection.drained
-        a_turn = max(1, TURN_BYTES // len(payload))
-        while count:
-            for _ in range(min(count, a_turn)):
-                try:
-                    delivery = send(KIND, payload)
-                except SendBufferFull:
-                    await drained()
-                    break
-                count -= 1
-            await deferLater(self._reactor, 0)
-        await delivery  # and with it, all before: a receipt says what became of each
+        await flood_connection(self._reactor, self.connection, payload, count)
 
     def close(self) -> Awaitable[Any]:
         return self.connection.close()
