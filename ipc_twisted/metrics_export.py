@@ -52,6 +52,10 @@ class _Page(Resource):
         self._registry = registry
 
     def render(self, request: Request) -> bytes:
+        answer = self._answer(request)
+        return b"" if request.method == b"HEAD" else answer  # Twisted logs each that is not empty, with its URI
+
+    def _answer(self, request: Request) -> bytes:
         port = request.getHost().port
         hosts = [f"{name}:{port}".encode() for name in (LOOPBACK, "localhost")]
         request.setHeader(b"content-type", b"text/plain; charset=utf-8")
@@ -67,7 +71,7 @@ class _Page(Resource):
         if request.method != b"GET":
             request.setResponseCode(405)
             request.setHeader(b"allow", b"GET")
-            return b"" if request.method == b"HEAD" else b"there is only GET\n"
+            return b"there is only GET\n"
         request.setHeader(b"content-type", CONTENT_TYPE_PLAIN_0_0_4.encode())
         return generate_latest(self._registry)
 
