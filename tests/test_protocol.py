@@ -1016,6 +1016,18 @@ class SendTests(LoggedTestCase):
         self.link.peer.abort()
         self.server.turn()
 
+    def test_who_learns_of_an_outcome_may_cancel_another_wait_for_it(self) -> None:
+        link = MemoryServer().connect()
+        deliveries = [link.protocol.send("job.run", b"") for _ in range(2)]
+        first, other = deliveries[0].as_deferred(), deliveries[0].as_deferred()
+        first.addCallback(lambda _: other.cancel())
+        link.server.turn()
+        link.peer.read_envelope()
+        link.peer.read_envelope()
+        link.peer.send_receipt()
+        self.assertTrue(deliveries[1].done())
+        self.failureResultOf(other, CancelledError)
+
     def test_a_rejection_is_nobodys_where_the_wait_for_it_was_cancelled(self) -> None:
         waiting = self.link.protocol.send("job.run", b"").as_deferred()
         self.server.turn()
