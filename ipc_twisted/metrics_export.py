@@ -60,7 +60,6 @@ class _Page(Resource):
         hosts = [f"{name}:{port}".encode() for name in (LOOPBACK, "localhost")]
         request.setHeader(b"content-type", b"text/plain; charset=utf-8")
         request.setHeader(b"connection", b"close")
-        request.channel.persistent = False  # the header alone is only said, not done
         given = request.requestHeaders.getRawHeaders(b"host", [])
         if len(given) != 1 or given[0].lower() not in hosts:
             request.setResponseCode(403)
@@ -80,6 +79,7 @@ class _Request(Request):
     def gotLength(self, length: int | None) -> None:  # noqa: N802  # Twisted's name
         """A body would be kept, in a file if it is large."""
         super().gotLength(0)
+        self.channel.persistent = False  # a header would only say so; and what is for * comes by no page
         if length or self.requestHeaders.hasHeader(b"transfer-encoding"):
             cast(Any, self.channel.transport).abortConnection()
 

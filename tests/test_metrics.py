@@ -249,6 +249,7 @@ REFUSED = [
     (403, "HEAD /metrics HTTP/1.1\nHost: evil.example\n\n"),
     (404, "HEAD /nothing HTTP/1.1\nHost: 127.0.0.1:PORT\n\n"),
     (405, "HEAD /metrics HTTP/1.1\nHost: 127.0.0.1:PORT\n\n"),
+    (200, "OPTIONS * HTTP/1.1\nHost: evil.example\n\n"),  # Twisted's own answer, which says nothing
     (405, "OPTIONS /metrics HTTP/1.1\nHost: 127.0.0.1:PORT\n\n"),
     (405, "POST /metrics HTTP/1.1\nHost: 127.0.0.1:PORT\nContent-Length: 0\n\n"),
     (405, "get /metrics HTTP/1.1\nHost: 127.0.0.1:PORT\n\n"),
