@@ -42,6 +42,8 @@ class Delivery(outbox.Delivery, eq=False, gc=False):
 
         def settled(delivery: outbox.Delivery) -> None:
             error = delivery.exception()
+            if deferred.called:  # cancelled by who was told just before
+                return
             if error is None:
                 deferred.callback(None)
             else:

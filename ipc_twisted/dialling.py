@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 import msgspec
+from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, ConnectingCancelledError
 
 from ipc_twisted import connection_file
 from ipc_twisted.config import LOOPBACK, MAX_PORT, ExecutionIPCConfig
@@ -71,6 +72,8 @@ class Dialler:
         endpoint = TCP4ClientEndpoint(self.reactor, LOOPBACK, port, timeout=timeout)
         try:
             protocol = cast(SecureIPCProtocol, await endpoint.connect(factory))
+        except ConnectingCancelledError:  # the endpoint's own; a Deferred that is cancelled ends in Twisted's
+            raise CancelledError from None
         except ConnectError as problem:
             stale = f"; the connection file is stale: its server (process {info.pid}) is gone" if info else ""
             raise NotConnected(

@@ -200,6 +200,7 @@ class _Reactor(AsyncioSelectorReactor):
 
     def close(self) -> None:
         """Leave nothing behind on the loop: no descriptor, no thread, no timer."""
+        self.runUntilCurrent()  # such as the end of a port that was told to close
         self.fireSystemEvent("shutdown")
         timer: Any = self._timerHandle  # the one that fires all delayed calls; it stays when they are cancelled
         if timer is not None:

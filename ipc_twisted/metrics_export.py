@@ -52,11 +52,14 @@ class _Page(Resource):
         self._registry = registry
 
     def render(self, request: Request) -> bytes:
+        answer = self._answer(request)
+        return b"" if request.method == b"HEAD" else answer  # Twisted logs each that is not empty, with its URI
+
+    def _answer(self, request: Request) -> bytes:
         port = request.getHost().port
         hosts = [f"{name}:{port}".encode() for name in (LOOPBACK, "localhost")]
         request.setHeader(b"content-type", b"text/plain; charset=utf-8")
         request.setHeader(b"connection", b"close")
-        request.channel.persistent = False  # the header alone is only said, not done
         given = request.requestHeaders.getRawHeaders(b"host", [])
         if len(given) != 1 or given[0].lower() not in hosts:
             request.setResponseCode(403)
@@ -67,7 +70,7 @@ class _Page(Resource):
         if request.method != b"GET":
             request.setResponseCode(405)
             request.setHeader(b"allow", b"GET")
-            return b"" if request.method == b"HEAD" else b"there is only GET\n"
+            return b"there is only GET\n"
         request.setHeader(b"content-type", CONTENT_TYPE_PLAIN_0_0_4.encode())
         return generate_latest(self._registry)
 
@@ -76,6 +79,7 @@ class _Request(Request):
     def gotLength(self, length: int | None) -> None:  # noqa: N802  # Twisted's name
         """A body would be kept, in a file if it is large."""
         super().gotLength(0)
+        self.channel.persistent = False  # a header would only say so; and what is for * comes by no page
         if length or self.requestHeaders.hasHeader(b"transfer-encoding"):
             cast(Any, self.channel.transport).abortConnection()
 

@@ -387,13 +387,13 @@ class SecureIPCProtocol(Protocol):
         """
         connection = self._connection
         if connection.state is _OPEN:
+            self._time_frame(connection.receiving)  # before what follows, which may end the connection
             if connection.wants_to_write:
                 if at_once and self._flush_call is None and not self._paused and connection.has_records:
                     self._flush()
                 else:
                     self._write(connection.data_to_send(0, 0))  # the end of the handshake waits for nothing
                     self._flush_soon()
-            self._time_frame(connection.receiving)
         elif connection.state is State.HANDSHAKE:
             message = connection.data_to_send(0, 0)
             if message:

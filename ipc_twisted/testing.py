@@ -7,7 +7,9 @@ replaced. It works under trial and under pytest.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, cast
 
 from twisted.internet.address import IPv4Address
@@ -118,6 +120,7 @@ class Wire:
         self._handshake_messages = handshake_messages
         self._cut = bytearray()
         self._last = 0.0
+        self._under_way: deque[Callable[[], None]] = deque()
 
     @property
     def records(self) -> list[bytes]:
@@ -158,7 +161,12 @@ class Wire:
     def _carry(self, what: Any, *arguments: Any) -> None:
         """In order, whatever the delays."""
         self._last = max(self._last, self._clock.seconds() + self.delay)
-        self._clock.callLater(self._last - self._clock.seconds(), what, *arguments)
+        self._under_way.append(partial(what, *arguments))
+        self._clock.callLater(self._last - self._clock.seconds(), self._next)
+
+    def _next(self) -> None:
+        """The first that is under way, not the one whose timer fired: for times that are the same, floats round."""
+        self._under_way.popleft()()
 
     def _arrive(self, data: bytes) -> None:
         receiver = self._receiver

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.defer import Deferred, succeed
@@ -138,6 +139,14 @@ async def wrong_arguments(folder: Path) -> None:
         with suppress(ConnectionFileError):
             async with embed.server(config(), None, answer, connection_file=folder / "ipc.json"):
                 raise AssertionError("two servers in one file")
+
+
+async def cannot_announce(folder: Path) -> None:
+    """What is bound already is closed, not only told to close."""
+    full = ConnectionFileError(Category.CONNECTION_FILE_INVALID, "no space left")
+    with patch("ipc_twisted.connection_file.write", side_effect=full), suppress(ConnectionFileError):
+        async with embed.server(config(), KEYRING, answer, connection_file=folder / "ipc.json"):
+            raise AssertionError("entered")
 
 
 async def cancelled(folder: Path) -> None:
@@ -399,6 +408,7 @@ SCENARIOS: dict[str, Callable[[Path], Awaitable[None]]] = {
         there_and_back,
         body_raises,
         wrong_arguments,
+        cannot_announce,
         cancelled,
         cancelled_while_leaving,
         waiters_are_cancelled,

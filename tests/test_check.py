@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -144,6 +146,20 @@ def test_a_server_that_does_not_answer_is_stopped_or_blocked(tmp_path: Path) -> 
         done = run("check", "--port", str(listener.port), "--key-file", key_file(tmp_path), "--timeout", "0.5")
     assert done.returncode == 1
     assert b"FAIL  server: not connected in 0.5 s" in done.stdout
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_does_not_even_accept_is_stopped_or_blocked() -> None:
+    with ExitStack() as sockets:
+        blocked = sockets.enter_context(socket.socket())
+        blocked.bind(("127.0.0.1", 0))
+        blocked.listen(0)
+        for _ in range(4):  # the kernel's queue is full: a further connection waits for it
+            waiting = sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(blocked.getsockname())
+        what, detail = failed(await checked(blocked.getsockname()[1], Keyring([SECRET]), seconds=0.5))
+    assert (what, "stopped or blocked" in detail) == ("server", True)
 
 
 def test_a_start_that_lies_ahead_is_a_clock_that_was_set_back() -> None:

@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 
@@ -245,7 +246,10 @@ REFUSED = [
     (404, "GET /metrics/ HTTP/1.1\nHost: 127.0.0.1:PORT\n\n"),
     (404, "GET /metrics?x=1 HTTP/1.1\nHost: 127.0.0.1:PORT\n\n"),
     (404, "GET /Metrics HTTP/1.1\nHost: 127.0.0.1:PORT\n\n"),
+    (403, "HEAD /metrics HTTP/1.1\nHost: evil.example\n\n"),
+    (404, "HEAD /nothing HTTP/1.1\nHost: 127.0.0.1:PORT\n\n"),
     (405, "HEAD /metrics HTTP/1.1\nHost: 127.0.0.1:PORT\n\n"),
+    (200, "OPTIONS * HTTP/1.1\nHost: evil.example\n\n"),  # Twisted's own answer, which says nothing
     (405, "OPTIONS /metrics HTTP/1.1\nHost: 127.0.0.1:PORT\n\n"),
     (405, "POST /metrics HTTP/1.1\nHost: 127.0.0.1:PORT\nContent-Length: 0\n\n"),
     (405, "get /metrics HTTP/1.1\nHost: 127.0.0.1:PORT\n\n"),
@@ -261,9 +265,11 @@ async def test_nothing_else_is_answered_with_a_number(
 ) -> None:
     monkeypatch.setattr(export, "DEADLINE_SECONDS", 120.0)  # it must not be this that ends it
     async with port() as service:
-        is_now, _, body = await in_thread(ask, service.port, request_)
+        with capturedLogs() as logged:
+            is_now, _, body = await in_thread(ask, service.port, request_)
         assert is_now == status
         assert PREFIX not in body
+        assert logged == []  # strangers would write the log
 
 
 @pytest_twisted.ensureDeferred

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,26 @@ def test_the_exceptions_are_those_of_the_contract() -> None:
     box.add()
     box.outbox.lose()
     assert isinstance(box.added[2].exception(), DeliveryUnknown)
+
+
+def test_what_raises_the_outcome_and_holds_the_delivery_is_collected() -> None:
+    """The traceback of a raised outcome holds the frames, and those the delivery, which the collector does not see."""
+
+    class Held: ...
+
+    def wait(end: Callable[[Outbox], None]) -> weakref.ref[Held]:
+        held, box = Held(), Box()
+        box.add()
+        end(box.outbox)
+        sent = box.added[0]
+        try:
+            raise sent.exception() or AssertionError
+        except (Rejected, DeliveryUnknown):
+            return weakref.ref(held)
+
+    refs = [wait(end) for end in (lambda box: box.closed_here(Category.CLOSED), lambda box: box.lose())]
+    gc.collect()
+    assert [ref() for ref in refs] == [None, None]
 
 
 def test_what_nobody_awaits_is_reported_once_unless_it_was_accepted() -> None:

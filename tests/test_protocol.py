@@ -163,6 +163,19 @@ class FrameDeadlineTests(LoggedTestCase):
         self.server.turn(1.01)
         self.assertTimedOut()
 
+    def test_none_runs_behind_our_close(self) -> None:
+        """Also where the CLOSE is said at the end of the segment in which the record began."""
+        self.link.protocol.send("job.run", b"")
+        self.link.protocol.drain(Category.SHUTTING_DOWN)
+        self.server.turn()
+        self.link.peer.read_envelope()
+        peer = self.link.peer
+        receipt = peer.record_frame(wire.RECEIPT, [peer.last_envelope, [], *peer.granted])[1]
+        peer.send_raw(receipt + self.link.frame() + self.link.frame()[:9])
+        self.assertTrue(self.link.transport.half_closed)
+        waits = [call.getTime() - self.server.clock.seconds() for call in self.server.clock.getDelayedCalls()]
+        self.assertEqual([wait for wait in waits if wait > LINGER_SECONDS], [])
+
     def test_time_between_records_does_not_count(self) -> None:
         for _ in range(3):
             self.assertEqual(self.link.peer.receipt_for(self.link.send()), "accepted")
@@ -1002,6 +1015,18 @@ class SendTests(LoggedTestCase):
             self.failureResultOf(deferred, CancelledError)
         self.link.peer.abort()
         self.server.turn()
+
+    def test_who_learns_of_an_outcome_may_cancel_another_wait_for_it(self) -> None:
+        link = MemoryServer().connect()
+        deliveries = [link.protocol.send("job.run", b"") for _ in range(2)]
+        first, other = deliveries[0].as_deferred(), deliveries[0].as_deferred()
+        first.addCallback(lambda _: other.cancel())
+        link.server.turn()
+        link.peer.read_envelope()
+        link.peer.read_envelope()
+        link.peer.send_receipt()
+        self.assertTrue(deliveries[1].done())
+        self.failureResultOf(other, CancelledError)
 
     def test_a_rejection_is_nobodys_where_the_wait_for_it_was_cancelled(self) -> None:
         waiting = self.link.protocol.send("job.run", b"").as_deferred()

@@ -85,6 +85,18 @@ class LinkedPairTests(SynchronousTestCase):
         link.advance(0.1)
         self.assertEqual([envelope.payload_bytes for envelope in link.server_received], [b"1", b"2"])
 
+    def test_in_order_whatever_the_floats_round_to(self) -> None:
+        """0.05 + (0.21 - 0.05) is less than 0.21."""
+        link = pair()
+        link.to_server.delay = 0.21
+        link.client.send("job.run", b"1")
+        link.advance()
+        link.advance(0.05)
+        link.to_server.delay = 0.0
+        link.client.send("job.run", b"2")
+        link.advance(0.5)
+        self.assertEqual([envelope.payload_bytes for envelope in link.server_received], [b"1", b"2"])
+
     def test_time_goes_by_step_by_step(self) -> None:
         """A handler's timer, and then the way back, fall into one call."""
 

@@ -70,6 +70,7 @@ class SameOrigin:
         if len(origins) > 1 or any(origin not in self._origins for origin in origins) or (changes and not origins):
             return 403, b"Origin: must be this application's own\n"
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
-        if changes and (not lengths or not lengths[0].isdigit() or int(lengths[0]) > MAX_CONTENT_BYTES):
+        chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])  # counts more than the length
+        if changes and (chunked or not lengths or not lengths[0].isdigit() or int(lengths[0]) > MAX_CONTENT_BYTES):
             return 413, b"Content-Length: must be there, and at most %d\n" % MAX_CONTENT_BYTES
         return None
