@@ -65,7 +65,7 @@ class Report:
                 lines += ["", f"{TITLES[work]} (median, lowest, highest)", *self._rows(work)]
         if self.limits and (shares := self._shares()):
             lines += ["", "ours, of what one processor can sign and copy to loopback", *shares]
-        lines += ["", f"{'':62}{'is':>8}{'floor':>8}{'goal':>8}", *filter(None, map(self._verdict, TARGETS))]
+        lines += ["", f"{'':80}{'is':>8}{'floor':>8}{'goal':>8}", *filter(None, map(self._verdict, TARGETS))]
         return "\n".join(lines)
 
     def _rows(self, work: str) -> list[str]:
@@ -94,7 +94,7 @@ class Report:
         value = self.ratio(target)
         if value is None:
             return None
-        what = TITLES[target.what] + (f", x {SYSTEMS[target.than].title.split(',')[0]}" if target.than else "")
+        what = TITLES[target.what] + (f", x {target.than}" if target.than else "")
         if target.holds(value, target.goal):
             verdict = "reaches the goal"
         elif target.holds(value, target.floor):

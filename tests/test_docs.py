@@ -663,8 +663,16 @@ def split(command: str) -> tuple[dict[str, str], str, list[str]]:
     return variables, program, arguments
 
 
+def help_of_benchmarks() -> str:
+    from benchmarks.__main__ import _parser
+
+    return _parser().format_help()
+
+
 def known_options(program: str, arguments: list[str]) -> set[str]:
-    if program in {*TEST_RUNNERS, *FILE_COMMANDS, "kill"}:
+    if arguments[:2] == ["-m", "benchmarks"]:
+        return set(re.findall(r"--[a-z-]+", help_of_benchmarks()))
+    if program in {*TEST_RUNNERS, *FILE_COMMANDS, "kill", "pip"}:
         return set()
     if program == "ipc-twisted":
         return set(re.findall(r"--[a-z-]+", help_of(arguments[0])))
