@@ -73,7 +73,8 @@ async def there_and_back(folder: Path) -> None:
         async with embed.server(config(), KEYRING, answer, connection_file=folder / "ipc.json") as server:
             await link.when_connected()
             await early
-            assert await answers.queue.get() == b"EARLY"
+            early_answer = await answers.queue.get()  # beside the assertions, which python -O leaves out
+            assert early_answer == b"EARLY"
             await asyncio.wait_for(link.send("job.run", b"x"), SECONDS)
             outcomes = await asyncio.gather(
                 link.send("job.run", b"y"), link.send("job.stop", b""), return_exceptions=True
@@ -83,14 +84,16 @@ async def there_and_back(folder: Path) -> None:
             assert outcomes[1].category is Category.KIND_NOT_ALLOWED
             await early  # any number of times
             await link.drained()
-            assert [await answers.queue.get() for _ in "xy"] == [b"X", b"Y"]
+            both = [await answers.queue.get() for _ in "xy"]
+            assert both == [b"X", b"Y"]
             assert link.state.connected_since is not None
             assert link.statistics().sent["accepted"] == server.statistics().accepted == 3
             link.use_keyring(KEYRING)
             server.use_keyring(KEYRING)
             assert server.port
             await link.send("job.run", b"z")
-            assert await answers.queue.get() == b"Z"
+            answer_to_z = await answers.queue.get()
+            assert answer_to_z == b"Z"
     assert server.port == 0
     try:
         link.send("job.run", b"")
@@ -382,7 +385,8 @@ async def in_a_test_client(folder: Path) -> None:
     def use() -> None:
         for _ in range(2):
             with TestClient(app, backend_options=options) as client:
-                assert client.get("/hello").json() == "HELLO"
+                said = client.get("/hello").json()
+                assert said == "HELLO"
 
     await asyncio.to_thread(use)
 
@@ -395,7 +399,8 @@ async def in_uvicorn(folder: Path) -> None:
         serving = asyncio.ensure_future(server.serve(sockets=[listening]))
         reader, writer = await asyncio.open_connection(*listening.getsockname())
         writer.write(b"GET /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        assert (await reader.read()).endswith(b'"HELLO"')
+        said = await reader.read()
+        assert said.endswith(b'"HELLO"')
         writer.close()
         await writer.wait_closed()
         server.should_exit = True
