@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(kind: type[int] | type[float]) -> type:
+def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
     def convert(text: str) -> float:
         try:
             value = kind(text)
@@ -60,7 +61,7 @@ def _positive(kind: type[int] | type[float]) -> type:
             raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
         return value
 
-    return convert  # type: ignore[return-value]
+    return convert
 
 
 def _systems(text: str) -> list[str]:

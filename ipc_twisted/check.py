@@ -99,9 +99,10 @@ async def check(
         dialling = Deferred.fromCoroutine(dialler.dial(factory))
         connection = await dialling.addTimeout(seconds, reactor)
         try:
-            info = None if isinstance(where, int) else connection_file.read(where)
-            if info is not None:
-                good("connection file", f"{os.fspath(where)}: port {info.port}, process {info.pid}")  # type: ignore[arg-type]
+            info = None
+            if not isinstance(where, int):
+                info = connection_file.read(where)
+                good("connection file", f"{os.fspath(where)}: port {info.port}, process {info.pid}")
             good("key", f"key id {(connection.key_id or b'').hex()}")
             good("server", f"listens on {connection.peer_address}")
             good("handshake", "both sides have proved that they hold the key")

@@ -14,7 +14,7 @@ from ipc_twisted.core import outbox
 _log = Logger(namespace="ipc_twisted")
 
 
-class Delivery(outbox.Delivery, eq=False, gc=False):
+class Delivery(outbox.Delivery, eq=False):
     """What becomes of one message. ``await`` it: None for accepted.
 
     :raises Rejected: on ``await``: it was not handed over; ``.category`` says why.
@@ -41,9 +41,9 @@ class Delivery(outbox.Delivery, eq=False, gc=False):
         deferred: Deferred[None] = Deferred(lambda _: self.remove_done_callback(settled))
 
         def settled(delivery: outbox.Delivery) -> None:
-            error = delivery.exception()
             if deferred.called:  # cancelled by who was told just before
                 return
+            error = delivery.exception()
             if error is None:
                 deferred.callback(None)
             else:

@@ -227,13 +227,13 @@ class _Handlers:
     """Runs the application's handler, and its coroutines as asyncio tasks."""
 
     def __init__(self, handler: Handler | None) -> None:
-        self._handler = handler
+        self._handler: Any = handler  # None is not handed on, and so never called
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._cancelled = False
 
     def __call__(self, envelope: Any, connection: Any) -> Any:
-        result: Any = self._handler(envelope, connection)  # type: ignore[misc]
+        result: Any = self._handler(envelope, connection)
         if asyncio.iscoroutine(result):
             task = self._loop.create_task(self._run(result))
             self._tasks.add(task)

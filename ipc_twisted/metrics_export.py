@@ -117,7 +117,7 @@ class _Limit(WrappingFactory):
         super().__init__(site)
         self.clock = clock
 
-    def buildProtocol(self, addr: IAddress | None) -> ProtocolWrapper | None:  # type: ignore[override]  # as Factory
+    def buildProtocol(self, addr: IAddress | None) -> ProtocolWrapper | None:  # type: ignore[override]  # as its base
         """None, which closes the socket at once."""
         return None if len(self.protocols) >= MAX_CONNECTIONS else super().buildProtocol(cast(IAddress, addr))
 

@@ -43,8 +43,6 @@ for small ones larger reads gain nothing and leave the processor's cache."""
 
 _MANY_BUFFERS = 64  # from here on, one more copy of small frames costs less than what the transport does with each
 
-_OPEN = State.OPEN  # Python 3.11 takes longer to look up a member of an enum than to call a function
-
 LINGER_SECONDS = 1.0
 """How long a connection that has said CLOSE waits for the other side's end."""
 
@@ -386,7 +384,7 @@ class SecureIPCProtocol(Protocol):
         :param at_once: a turn has at most one such call, so what is written now is not written piecemeal.
         """
         connection = self._connection
-        if connection.state is _OPEN:
+        if connection.state is State.OPEN:
             self._time_frame(connection.receiving)  # before what follows, which may end the connection
             if connection.wants_to_write:
                 if at_once and self._flush_call is None and not self._paused and connection.has_records:

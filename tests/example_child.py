@@ -9,14 +9,13 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.leaks import SUITE
+from tests.child_output import ChildOutput
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 60.0
@@ -37,11 +36,7 @@ class ExampleChild:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        self._log = ""
-        self._ended = False
-        self._changed = threading.Condition()
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
+        self._output = ChildOutput(self.process)
 
     def __enter__(self) -> Self:
         try:
@@ -62,17 +57,11 @@ class ExampleChild:
 
     @property
     def log(self) -> str:
-        with self._changed:
-            return self._log
+        return self._output.log
 
     def wait_for(self, pattern: str) -> re.Match[str]:
         """Wait until the output holds ``pattern``, a regular expression."""
-        deadline = time.monotonic() + TIMEOUT
-        with self._changed:
-            while not (found := re.search(pattern, self._log)):
-                if self._ended or not self._changed.wait(deadline - time.monotonic()):
-                    raise AssertionError(f"{pattern!r} did not come; the output was:\n{self._log}")
-            return found
+        return self._output.wait_for(pattern, TIMEOUT)
 
     def ask(
         self, method: str, path: str, content: object = None, **headers: str | None
@@ -113,32 +102,11 @@ class ExampleChild:
         """Ctrl-C, unless told otherwise, and wait."""
         self.process.send_signal(number)
         code = self.process.wait(TIMEOUT)
-        self._reader.join(TIMEOUT)
+        self._output.join(TIMEOUT)
         return code
 
     def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(TIMEOUT)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        self._reader.join()
-
-    def _read(self) -> None:
-        stream = self.process.stdout
-        if stream is None:
-            return
-        with stream:
-            for line in stream:
-                SUITE.output(line)
-                with self._changed:
-                    self._log += line.decode(errors="replace")
-                    self._changed.notify_all()
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+        self._output.close(TIMEOUT)
 
 
 class EventStream:

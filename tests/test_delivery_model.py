@@ -180,7 +180,7 @@ class Receiver(Party):
         self.guard = self.new_guard()
 
 
-class Message(Delivery, eq=False, gc=False):
+class Message(Delivery, eq=False):
     """It counts how often it was ended."""
 
     ends: int = 0

@@ -670,6 +670,8 @@ def help_of_benchmarks() -> str:
 
 
 def known_options(program: str, arguments: list[str]) -> set[str]:
+    if "ipc_twisted.cli" in arguments:  # under a profiler
+        return known_options("ipc-twisted", arguments[arguments.index("ipc_twisted.cli") + 1 :])
     if arguments[:2] == ["-m", "benchmarks"]:
         return set(re.findall(r"--[a-z-]+", help_of_benchmarks()))
     if program in {*TEST_RUNNERS, *FILE_COMMANDS, "kill", "pip"}:

@@ -5,6 +5,7 @@ How they end and what they may take up is in ``test_outbox_ends.py``.
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ipc_twisted import delivery as awaitable
 from ipc_twisted.core.codec import Malformed
 from ipc_twisted.core.flow import SendCredit
 from ipc_twisted.core.outbox import FLAT_COST_BYTES, JOIN_BYTES, Delivery, Outbox
@@ -30,6 +32,11 @@ COST = len(HEADER) + FLAT_COST_BYTES
 
 def delivery(payload: bytes = b"", ts: int = NOW) -> Delivery:
     return Delivery(ts, "job.run", "trace", HEADER, payload, COST + len(payload))
+
+
+def test_the_garbage_collector_does_not_look_at_what_is_in_flight_and_nobody_waits_for() -> None:
+    assert not gc.is_tracked(delivery())
+    assert not gc.is_tracked(awaitable.Delivery(NOW, "job.run", None, HEADER, b"", COST))
 
 
 class Box:

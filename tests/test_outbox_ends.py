@@ -42,7 +42,7 @@ def test_the_exceptions_are_those_of_the_contract() -> None:
 
 
 def test_what_raises_the_outcome_and_holds_the_delivery_is_collected() -> None:
-    """The traceback of a raised outcome holds the frames, and those the delivery, which the collector does not see."""
+    """The traceback of a raised outcome holds the frames, and those the delivery."""
 
     class Held: ...
 

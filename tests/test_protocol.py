@@ -35,7 +35,7 @@ from ipc_twisted import (
 from ipc_twisted.config import SPARE_DESCRIPTORS
 from ipc_twisted.dialling import Dialler
 from ipc_twisted.log_limit import LINES, SECONDS
-from ipc_twisted.protocol import LINGER_SECONDS, WRITE_BYTES
+from ipc_twisted.protocol import LINGER_SECONDS, READ_BYTES, WRITE_BYTES
 from tests import wire_peer as wire
 from tests.log_lines import Lines
 from tests.memory_link import NOW, SECRET, SERVER, MemoryClient, MemoryLink, MemoryServer
@@ -276,6 +276,11 @@ class TurnTests(LoggedTestCase):
         receipt = self.link.peer.read_record()[1]
         self.assertEqual((receipt["through"], receipt["messages"]), (1, 16_386))
         self.assertRaises(TimeoutError, self.link.peer.read_record)
+
+    def test_larger_pieces_are_read_once_the_peer_has_proved_itself(self) -> None:
+        stranger = self.server.accept()
+        self.assertNotEqual(getattr(stranger.transport, "bufferSize", None), READ_BYTES)
+        self.assertEqual(getattr(self.link.transport, "bufferSize", None), READ_BYTES)
 
     def test_what_is_sent_in_a_turn_is_one_write(self) -> None:
         for _ in range(100):

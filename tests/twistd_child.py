@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -18,8 +17,8 @@ from typing import Any, NamedTuple, Self
 
 from ipc_twisted.keys import Keyring
 from tests.child_handlers import ALIVE
+from tests.child_output import ChildOutput
 from tests.honest import exchange
-from tests.leaks import SUITE
 from tests.raw_peer import Peer
 
 ROOT = Path(__file__).parent.parent
@@ -76,9 +75,6 @@ class TwistdChild:
             "XDG_RUNTIME_DIR": str(self.folder),
             "IPC_TEST_RECORDS": str(self.records_file),
         }
-        self._log = ""
-        self._ended = False
-        self._changed = threading.Condition()
         self.process = subprocess.Popen(
             [*command, *options],
             cwd=self.folder,
@@ -88,22 +84,7 @@ class TwistdChild:
             stderr=subprocess.STDOUT,
             pass_fds=pass_fds,
         )
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        stream = self.process.stdout
-        if stream is None:
-            return
-        with stream:
-            for line in stream:
-                SUITE.output(line)
-                with self._changed:
-                    self._log += line.decode(errors="surrogateescape")
-                    self._changed.notify_all()
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+        self._output = ChildOutput(self.process)
 
     def __enter__(self) -> Self:
         try:
@@ -121,17 +102,11 @@ class TwistdChild:
     @property
     def log(self) -> str:
         """All output so far."""
-        with self._changed:
-            return self._log
+        return self._output.log
 
     def wait_for(self, pattern: str, timeout: float = _TIMEOUT, *, times: int = 1) -> re.Match[str]:
-        """Wait until the output holds ``pattern`` (a regular expression) that many times; return the last of them."""
-        deadline = time.monotonic() + timeout
-        with self._changed:
-            while len(found := list(re.finditer(pattern, self._log))) < times:
-                if self._ended or not self._changed.wait(deadline - time.monotonic()):
-                    raise AssertionError(f"{pattern!r} did not come {times} times; the output was:\n{self._log}")
-            return found[times - 1]
+        """As :meth:`.ChildOutput.wait_for`."""
+        return self._output.wait_for(pattern, timeout, times=times)
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -176,7 +151,7 @@ class TwistdChild:
     def wait(self, timeout: float = _TIMEOUT) -> Finished:
         """Wait for its own end."""
         code = self.process.wait(timeout)
-        self._reader.join(timeout)
+        self._output.join(timeout)
         return Finished(code, self.log)
 
     def terminate(self) -> Finished:
@@ -192,14 +167,7 @@ class TwistdChild:
     def close(self) -> None:
         """End it, in order if it can, and reap it."""
         with self._stack:
-            if self.process.poll() is None:
-                self.process.terminate()
-                try:
-                    self.process.wait(_TIMEOUT)
-                except subprocess.TimeoutExpired:
-                    self.process.kill()
-                    self.process.wait()
-            self._reader.join()
+            self._output.close(_TIMEOUT)
 
 
 def read_key(path: Path) -> bytes:

@@ -17,8 +17,8 @@ AT_A_TIME = 1_000
 
 
 class Message(amp.Command):
-    arguments = [(b"payload", amp.String())]  # noqa: RUF012  # as AMP has it
-    response = [(b"answer", amp.String())]  # noqa: RUF012
+    arguments = [(b"payload", amp.String())]  # noqa: RUF012  # AMP reads it, nobody writes it
+    response = [(b"answer", amp.String())]  # noqa: RUF012  # likewise
 
 
 def receive(on_message: OnMessage, announce: Callable[[Any], None]) -> None:
@@ -71,13 +71,4 @@ def _open(reactor: Any) -> work.Open:
     return lambda where: connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", where), Link())
 
 
-def flood(*arguments: Any) -> Any:
-    return work.run(lambda reactor: work.flood(_open(reactor), *arguments))
-
-
-def ping(*arguments: Any) -> Any:
-    return work.run(lambda reactor: work.ping(_open(reactor), *arguments))
-
-
-def dial(*arguments: Any) -> Any:
-    return work.run(lambda reactor: work.dial(_open(reactor), *arguments))
+flood, ping, dial = (work.under_a_reactor(each, _open) for each in (work.flood, work.ping, work.dial))

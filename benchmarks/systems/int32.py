@@ -93,13 +93,4 @@ def _open(reactor: Any) -> work.Open:
     return lambda where: connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", where), Link())
 
 
-def flood(*arguments: Any) -> Any:
-    return work.run(lambda reactor: work.flood(_open(reactor), *arguments))
-
-
-def ping(*arguments: Any) -> Any:
-    return work.run(lambda reactor: work.ping(_open(reactor), *arguments))
-
-
-def dial(*arguments: Any) -> Any:
-    return work.run(lambda reactor: work.dial(_open(reactor), *arguments))
+flood, ping, dial = (work.under_a_reactor(each, _open) for each in (work.flood, work.ping, work.dial))

@@ -111,6 +111,13 @@ def run(work: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
     return results[0]
 
 
+def under_a_reactor(
+    work: Callable[..., Coroutine[Any, Any, Any]], connect: Callable[[Any], Open]
+) -> Callable[..., Any]:
+    """One of the functions above, run to its end; ``connect(reactor)`` makes its first argument."""
+    return lambda *arguments: run(lambda reactor: work(connect(reactor), *arguments))
+
+
 def serve(start: Callable[[Any], Coroutine[Any, Any, Any]]) -> None:
     """Run ``start(reactor)``, and the reactor until the process is ended."""
 

@@ -29,4 +29,4 @@ def _secure(socket: Any, where: Any) -> None:
     socket.curve_serverkey = where["server"].encode()
 
 
-globals().update(zmq_plain.sender(_secure))
+flood, ping, dial, paced = zmq_plain.sender(_secure)

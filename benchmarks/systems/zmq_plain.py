@@ -55,16 +55,12 @@ class Link:
 _context = zmq.Context()
 
 
-def sender(secure: Secure) -> dict[str, Callable[..., Any]]:
-    """The work of a sender with these options."""
+def sender(secure: Secure) -> tuple[Callable[..., Any], ...]:
+    """``flood``, ``ping``, ``dial`` and ``paced`` with these options."""
     pair = partial(Link, zmq.PAIR, "pair", secure)
     dealer = partial(Link, zmq.DEALER, "router", secure)
-    return {
-        "flood": partial(blocking.flood, pair),
-        "ping": partial(blocking.ping, pair),
-        "paced": partial(blocking.paced, pair),
-        "dial": partial(blocking.dial, dealer),
-    }
+    flood, ping, paced = (partial(each, pair) for each in (blocking.flood, blocking.ping, blocking.paced))
+    return flood, ping, partial(blocking.dial, dealer), paced
 
 
-globals().update(sender(nothing))
+flood, ping, dial, paced = sender(nothing)

@@ -56,12 +56,11 @@ _WHY = {
 UNSENT = "unsent: no connection or no credit came within its time to live"
 
 
-class Delivery(msgspec.Struct, eq=False, gc=False):
+class Delivery(msgspec.Struct, eq=False):
     """What becomes of one message. Small, since there is one for each that has no outcome.
 
-    The garbage collector does not look at it: going again and again over all that is in flight would cost a third of
-    the time that sending takes. It need not: each one ends, and lets go then of those who waited. What it keeps then is
-    never raised, see :meth:`exception`.
+    It holds nothing that the garbage collector would have to look at, until somebody waits for it or it ends in an
+    error: else the collector goes again and again over all that is in flight.
 
     :ivar ts: of the message, unix seconds; ``kind`` and ``trace_id`` likewise.
     :ivar header: encoded, as it is written.
@@ -88,10 +87,8 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
         return not isinstance(self._state, tuple)
 
     def exception(self) -> Rejected | DeliveryUnknown | None:
-        """None: accepted, or not done yet. Else a new one each time: the traceback of what is raised leads back here,
-        where the collector does not look."""
-        error = None if isinstance(self._state, tuple) else self._state
-        return None if error is None else type(error)(error.category, error.args[0])
+        """None: accepted, or not done yet."""
+        return None if isinstance(self._state, tuple) else self._state
 
     def add_done_callback(self, callback: Callable[[Delivery], None]) -> None:
         """Call ``callback(self)`` once done, at once if it is."""
