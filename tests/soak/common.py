@@ -294,7 +294,7 @@ class Program:
         self._ended = False
         with self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, json.dumps(options)],
+                [sys.executable, "-X", "faulthandler", "-m", module, json.dumps(options)],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -342,15 +342,24 @@ class Program:
     def wait_for(self, event: str, seconds: float = SECONDS, *, times: int = 1, **fields: Any) -> dict[str, Any]:
         """Wait until an event with these fields has come that many times; return the last of them.
 
-        :raises TimeoutError: it did not, or the process has ended.
+        :raises TimeoutError: it did not, or the process has ended. One that still runs is made to say where, and ends.
         """
         deadline = time.monotonic() + seconds
         wanted = {"event": event, **fields}
         with self._changed:
             while len(found := [one for one in self._events if wanted.items() <= one.items()]) < times:
                 if self._ended or not self._changed.wait(deadline - time.monotonic()):
-                    raise TimeoutError(f"{self.name} did not say {wanted} {times} times; errors: {self.errors!r}")
-            return found[times - 1]
+                    ended = self._ended
+                    break
+            else:
+                return found[times - 1]
+        if not ended:
+            self.process.send_signal(signal.SIGABRT)
+        code = self.process.wait(20)
+        raise TimeoutError(
+            f"{self.name} {'ended' if ended else 'still ran'} and did not say {wanted} {times} times; "
+            f"its exit code is {code}, and its errors are:\n{self.errors}"
+        )
 
     @property
     def errors(self) -> str:

@@ -16,6 +16,7 @@ from collections import deque
 
 import msgspec
 
+_GRACE = 15  # seconds after its time for a thread to end; a connect takes five at most
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -43,7 +44,7 @@ class Flooder(threading.Thread):
     """
 
     def __init__(self, options: Options) -> None:
-        super().__init__()
+        super().__init__(daemon=True)  # so that one that hangs in the kernel does not keep the process
         self.count = 0
         self._options = options
         self._begin = time.monotonic()
@@ -80,9 +81,11 @@ def main() -> None:
     for thread in threads:
         thread.start()
     print(json.dumps({"event": "begun"}), flush=True)
+    deadline = time.monotonic() + options.seconds + _GRACE
     for thread in threads:
-        thread.join()
-    print(json.dumps({"event": "ended", "count": sum(thread.count for thread in threads)}), flush=True)
+        thread.join(max(deadline - time.monotonic(), 0))
+    count, hung = sum(thread.count for thread in threads), sum(thread.is_alive() for thread in threads)
+    print(json.dumps({"event": "ended", "count": count, "hung": hung}), flush=True)
 
 
 if __name__ == "__main__":
