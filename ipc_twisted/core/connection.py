@@ -261,43 +261,35 @@ class Connection:
         frames = link.framer.feed(data)
         if not frames and link.framer.fault is None:  # the middle of a large record: as often as segments come
             return
-        credit, hand_over = link.receive_credit, self._callbacks.hand_over
+        callbacks = self._callbacks
         try:
-            for record, size in link.verifier.verify(frames, now):
-                if isinstance(record, SecureEnvelope):
-                    if hand_over(record, size):
-                        credit.finished_messages += 1
-                        credit.finished_bytes += size
-                elif isinstance(record, Rejection):
-                    self._callbacks.rejected(record)
-                elif isinstance(record, Receipt):
-                    self._take_receipt(link, record)
-                else:
-                    self._take_close(link, record)
+            link.verifier.verify(frames, now, callbacks.hand_over, callbacks.rejected, self._take_control)
             if link.framer.fault is not None and not link.verifier.ended:
                 raise Fault(link.framer.fault)
         except Fault as fault:
             self.fail(fault.category)
 
-    def _take_receipt(self, link: _Link, receipt: Receipt) -> None:
-        if not link.send_credit.raise_to(receipt.messages, receipt.bytes):
+    def _take_control(self, record: Receipt | Close) -> None:
+        """:raises Fault: it lies."""
+        link = self._link
+        if link is None:
+            return
+        if type(record) is Receipt and not link.send_credit.raise_to(record.messages, record.bytes):
             raise Fault(Category.MALFORMED)
-        self._settle(receipt)
+        try:
+            self.outbox.take_receipt(record.through, record.rejected, self._seq)
+        except Malformed:
+            raise Fault(Category.MALFORMED) from None
+        if type(record) is Close:
+            self._take_close(link, record)
 
     def _take_close(self, link: _Link, close: Close) -> None:
-        self._settle(close)
         if self.state is State.OPEN:
             self._say_close(link, Category.CLOSED, None)
         self._end(State.DONE, close.category)
         if self._attached:
             self._attached = False
             self.outbox.closed_by_peer(close.category, close.seq)
-
-    def _settle(self, record: Receipt | Close) -> None:
-        try:
-            self.outbox.take_receipt(record.through, record.rejected, self._seq)
-        except Malformed:
-            raise Fault(Category.MALFORMED) from None
 
     # Outgoing
 

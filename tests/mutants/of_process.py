@@ -224,6 +224,18 @@ MUTANTS = [
         "        if state is State.DEAD:\n            self.transport.loseConnection()\n",
     ),
     _protocol(
+        "written-past-what-waits",
+        "a record is written into the middle of another one",
+        "if size <= DIRECT_BYTES and not (transport.dataBuffer or transport._tempDataLen):",
+        "if size <= DIRECT_BYTES:",
+    ),
+    _protocol(
+        "short-write-not-followed-up",
+        "the rest of a record is lost",
+        "                if sent != size:",
+        "                if not sent:",
+    ),
+    _protocol(
         "not-watched",
         "who reads nothing and says nothing stays for ever",
         "                self._watch.wrote(size)\n",
