@@ -397,8 +397,10 @@ class SecureIPCProtocol(Protocol):
         """
         connection = self._connection
         if connection.state is State.OPEN:
-            self._time_frame(connection.receiving)  # before what follows, which may end the connection
-            if at_once and self._flush_call is None and connection.has_records:
+            receiving = connection.receiving
+            if receiving != self._frame_timed:
+                self._time_frame(receiving)  # before what follows, which may end the connection
+            if at_once and self._flush_call is None:
                 self._flush()
             elif connection.wants_to_write:
                 self._write(connection.data_to_send(0, 0))  # the end of the handshake waits for nothing
@@ -414,12 +416,11 @@ class SecureIPCProtocol(Protocol):
 
     def _time_frame(self, receiving: int) -> None:
         """Give every record that arrives in parts its own deadline."""
-        if receiving != self._frame_timed:
-            self._frame_timed = receiving
-            if receiving:
-                self._frame.start()
-            else:
-                self._frame.stop()
+        self._frame_timed = receiving
+        if receiving:
+            self._frame.start()
+        else:
+            self._frame.stop()
 
     def _flush_soon(self) -> None:
         if self._flush_call is None and not self._busy:
@@ -445,7 +446,12 @@ class SecureIPCProtocol(Protocol):
             self._after()
         elif written and connection.wants_to_write:
             self._flush_soon()
-        if self._expiry_call is None and self.is_open and (expires_at := connection.expires_at) is not None:
+        if connection.outbox.queue and self._expiry_call is None:
+            self._expire_later()
+
+    def _expire_later(self) -> None:
+        expires_at = self._connection.expires_at
+        if self.is_open and expires_at is not None:
             seconds = max(0.0, expires_at - self._shared.wall())
             self._expiry_call = self._clock.callLater(seconds, self._expire)
 

@@ -197,8 +197,19 @@ class Connection:
         """
         if self.state is State.HANDSHAKE:
             data = self._shake(data)
-        if data and self._link is not None and self.state in (State.OPEN, State.CLOSING):
-            self._read(self._link, data, now)
+        link = self._link
+        if link is None or not data or not (self.state is State.OPEN or self.state is State.CLOSING):
+            return
+        frames = link.framer.feed(data)
+        if not frames and link.framer.fault is None:  # the middle of a large record: as often as segments come
+            return
+        callbacks = self._callbacks
+        try:
+            link.verifier.verify(frames, now, callbacks.hand_over, callbacks.rejected, self._take_control)
+            if link.framer.fault is not None and not link.verifier.ended:
+                raise Fault(link.framer.fault)
+        except Fault as fault:
+            self.fail(fault.category)
 
     def receive_eof(self) -> None:
         """The peer will write no more."""
@@ -256,18 +267,6 @@ class Connection:
             self.drain(self._draining)
         self._callbacks.authenticated()
         return rest
-
-    def _read(self, link: _Link, data: bytes, now: int) -> None:
-        frames = link.framer.feed(data)
-        if not frames and link.framer.fault is None:  # the middle of a large record: as often as segments come
-            return
-        callbacks = self._callbacks
-        try:
-            link.verifier.verify(frames, now, callbacks.hand_over, callbacks.rejected, self._take_control)
-            if link.framer.fault is not None and not link.verifier.ended:
-                raise Fault(link.framer.fault)
-        except Fault as fault:
-            self.fail(fault.category)
 
     def _take_control(self, record: Receipt | Close) -> None:
         """:raises Fault: it lies."""
@@ -330,11 +329,6 @@ class Connection:
         return self._link.verifier.through > self._told_through or self._link.receive_credit.due
 
     @property
-    def has_records(self) -> bool:
-        """A RECEIPT is due, or envelopes are queued."""
-        return self.receipt_due or (self.state is State.OPEN and bool(self.outbox.queue))
-
-    @property
     def wants_to_write(self) -> bool:
         """:meth:`data_to_send` would return something that flow control allows, or expire something."""
         if self._control or self.receipt_due:
@@ -349,19 +343,20 @@ class Connection:
         :param now: unix seconds.
         :param at: seconds of the caller's monotonic clock, noted for each envelope that is written.
         """
-        if room > 0 and self.state is State.OPEN:
-            self.expire(now)  # first: who is told may end the connection, and nothing may follow the CLOSE
-            if self._draining is not None and self.idle:
-                self.close(self._draining)
+        link, outbox = self._link, self.outbox
+        if room <= 0 or link is None or self.state is not State.OPEN:
+            out, self._control = self._control, []
+            return out
+        oldest = now - link.outcome.limits.ttl_seconds
+        outbox.expire(oldest)  # first: who is told may end the connection, and nothing may follow the CLOSE
+        if self._draining is not None and self.idle:
+            self.close(self._draining)
         out, self._control = self._control, []
-        if room > 0 and self._link is not None and self.state is State.OPEN:
+        if self.state is State.OPEN:
             if self.receipt_due:
-                out.append(self._receipt(self._link))
-            if self.outbox.queue:
-                outcome = self._link.outcome
-                oldest = now - outcome.limits.ttl_seconds
-                credit = self._link.send_credit
-                frames, self._seq = self.outbox.write(outcome.send_key, self._seq, credit, room, oldest, at)
+                out.append(self._receipt(link))
+            if outbox.queue:
+                frames, self._seq = outbox.write(link.outcome.send_key, self._seq, link.send_credit, room, oldest, at)
                 out += frames
         return out
 

@@ -235,8 +235,12 @@ MUTANTS = [
     _link(
         "writes-behind-its-close",
         "a CLOSE is not the last record",
-        "if room > 0 and self._link is not None and self.state is State.OPEN:",
-        "if room > 0 and self._link is not None:",
+        "        if room <= 0 or link is None or self.state is not State.OPEN:\n",
+        "        if room <= 0 or link is None:\n",
+        (
+            "        if self.state is State.OPEN:\n            if self.receipt_due:",
+            "        if True:\n            if self.receipt_due:",
+        ),
     ),
     _link(
         "reads-on-after-a-fault",

@@ -186,7 +186,7 @@ MUTANTS = [
     _deadline(
         "never-missed",
         "a deadline begins anew instead of ending",
-        "            self._due = None\n            self._on_missed()\n",
+        "            self.due = None\n            self._on_missed()\n",
         "            self.start()\n",
     ),
     _protocol("handshake-untimed", "a stranger stays for ever", "        self._handshake.start()\n", ""),
@@ -199,8 +199,8 @@ MUTANTS = [
     _protocol(
         "frame-untimed",
         "a record that never ends holds its bytes for ever",
-        "                self._frame.start()\n",
-        "                pass\n",
+        "            self._frame.start()\n",
+        "            pass\n",
     ),
     _protocol(
         "frame-extended-by-bytes",
