@@ -52,7 +52,6 @@ PRKS = {wire.key_id(common.PRK, common.SERVICE): Prk(common.SECRET)}
 (PRK,) = PRKS.values()
 GUARD_SIZE = 256
 GUARD_LIFE = 1_024
-_MAX_HEADERS = 64
 SENT = 6
 """Envelopes that the side under test has sent before bodies come, so that receipts have something to be about."""
 
@@ -421,11 +420,7 @@ class Side:
             header = wire.unpack(record.header)
             if record.type != wire.ENVELOPE:
                 return self._told(reference._told(record, header, self._sent))
-            fields = reference._envelope(header)
-            hidden = hidden_pairs(record.header)  # they count, and must be text, too
-            texts = all(type(part) is str for pair in hidden for part in pair)
-            if not texts or len(fields["headers"]) + len(hidden) > _MAX_HEADERS:
-                raise WireError("malformed", "headers, of which some are repeated")
+            fields = reference._envelope(header, hidden_pairs(record.header))
         except WireError as error:
             return Judged("ended", error.category, None)
         except ValueError:
