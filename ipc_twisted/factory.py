@@ -137,7 +137,13 @@ class SharedFactory(Factory[SecureIPCProtocol]):
         """It is in."""
         self.connections.add(protocol)
         self.counters["handshake", "authenticated"] += 1
-        _log.debug("connection with {peer} authenticated", event="connection_authenticated", peer=protocol.peer_address)
+        self._say(
+            LogLevel.debug,
+            None,
+            "connection with {peer} authenticated",
+            event="connection_authenticated",
+            peer=protocol.peer_address,
+        )
 
     def connection_ending(self, protocol: SecureIPCProtocol) -> None:
         """It is over but for its transport."""
@@ -152,12 +158,12 @@ class SharedFactory(Factory[SecureIPCProtocol]):
                 peer=protocol.peer_address,
             )
         elif category in (Category.CLOSED, Category.SHUTTING_DOWN):
-            _log.debug(
+            self._say(
+                LogLevel.debug,
+                category,
                 "connection with {peer} ended: {category}",
                 event="connection_ended",
                 peer=protocol.peer_address,
-                category=str(category),
-                left_out=0,
             )
         else:
             self._warn(
@@ -236,14 +242,16 @@ class SharedFactory(Factory[SecureIPCProtocol]):
     def _warn(self, category: Category, message: str, **fields: object) -> None:
         self._say(LogLevel.warn, category, message, **fields)
 
-    def _say(self, level: Any, category: Category, message: str, **fields: object) -> None:
+    def _say(self, level: Any, category: Category | None, message: str, **fields: object) -> None:
         """A line that a peer can cause: bounded per message and category."""
         left_out = self._limit.admit(f"{message} {category}")
         if left_out is None:
             return
         if left_out:
             message += " (and {left_out} more like it, left out)"
-        _log.emit(level, message, category=str(category), left_out=left_out, **fields)
+        if category is not None:
+            fields["category"] = str(category)
+        _log.emit(level, message, left_out=left_out, **fields)
 
 
 class SecureIPCFactory(SharedFactory):

@@ -16,7 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, fai
 from twisted.internet.error import ConnectionDone
 from twisted.internet.error import ConnectionLost as ConnectionReset
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import globalLogPublisher
+from twisted.logger import capturedLogs, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -827,6 +827,18 @@ class LogTests(LoggedTestCase):
         server = MemoryServer()
         server.connect().peer.send_close()
         self.assertEqual(self.lines, [])
+
+    def test_lines_at_debug_level_are_bounded_too(self) -> None:
+        """Whoever holds the key can connect as often as it likes."""
+        server = MemoryServer()
+        with capturedLogs() as events:
+            for _ in range(20):
+                server.connect().peer.send_close()
+            server.turn(SECONDS)
+            server.connect().peer.send_close()
+        for name in ("connection_authenticated", "connection_ended"):
+            left_out = [event["left_out"] for event in events if event.get("event") == name]
+            self.assertEqual(left_out, [0] * LINES + [20 - LINES], name)
 
     def test_a_handlers_failure_is_logged_with_the_trace_id_escaped(self) -> None:
         def handler(_envelope: SecureEnvelope, _connection: SecureIPCProtocol) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+from ipc_twisted.core import codec, verifier
 from ipc_twisted.core.codec import NO_SEQ, Close, Receipt
 from ipc_twisted.core.envelope import SecureEnvelope
 from ipc_twisted.core.flow import ReceiveCredit
@@ -177,6 +179,27 @@ OUTCOMES: list[tuple[str, dict[str, Any], bytes, str]] = [
 @pytest.mark.parametrize(("chain", "comes", "outcome"), [case[1:] for case in OUTCOMES], ids=[c[0] for c in OUTCOMES])
 def test_each_outcome(chain: dict[str, Any], comes: bytes, outcome: str) -> None:
     assert "".join(Chain(**chain).take(comes)) == outcome
+
+
+@pytest.mark.parametrize("problem", [UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), RecursionError()], ids=repr)
+@pytest.mark.parametrize(
+    ("module", "decoder", "type_"),
+    [
+        (verifier, "decode_header", wire.ENVELOPE),
+        (codec, "_decode_receipt", wire.RECEIPT),
+        (codec, "_decode_close", wire.CLOSE),
+    ],
+)
+def test_a_decoder_that_fails_in_any_way_at_all_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, decoder: str, type_: int, problem: Exception
+) -> None:
+    """What msgspec raises beside errors of its own depends on its version: bad UTF-8 once was a UnicodeDecodeError."""
+
+    def fail(_header: memoryview) -> None:
+        raise problem
+
+    monkeypatch.setattr(module, decoder, fail)
+    assert Chain().take(frame(type_=type_)) == ["!malformed"]
 
 
 @pytest.mark.contract("SEC-IPC-01")
