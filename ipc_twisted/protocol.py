@@ -41,10 +41,7 @@ READ_BYTES = 128 * 1024
 """Read at a time once the peer has proved itself. Each record that lies across two reads is collected part by part;
 for small ones larger reads gain nothing and leave the processor's cache."""
 
-EARLY_BYTES = 64 * 1024
-"""So much that is sent in one turn is written before its end: the other side begins with it meanwhile."""
-
-DIRECT_BYTES = 128 * 1024
+DIRECT_BYTES = 2 * WRITE_BYTES
 """Up to so much goes to the kernel at once if nothing waits in the transport, which else writes it a turn later."""
 
 _MANY_BUFFERS = 64  # from here on, one more copy of small frames costs less than what the transport does with each
@@ -121,7 +118,7 @@ class SecureIPCProtocol(Protocol):
         self._origin = Origin(shared.wall)
         self._paused = False
         self._busy = False  # what is sent while a segment is read, or written, waits for the end of that
-        self._unflushed = 0  # cost of what was sent since the last flush, bytes
+        self._unflushed = 0  # bytes that were sent since the last flush
         self._flush_call: IDelayedCall | None = None
         self._expiry_call: IDelayedCall | None = None
         self._linger = Deadline(self._clock, LINGER_SECONDS, self._linger_over, late=LINGER_LATE_SECONDS)
@@ -165,7 +162,7 @@ class SecureIPCProtocol(Protocol):
         delivery = self._connection.send(Delivery, payload_bytes, fields)
         if not self._busy:
             self._unflushed += delivery.cost
-            if self._unflushed >= EARLY_BYTES:
+            if self._unflushed >= WRITE_BYTES:  # the other side begins with it while the rest is made
                 self._flush()
             elif self._flush_call is None:
                 self._flush_soon()
@@ -465,10 +462,11 @@ class SecureIPCProtocol(Protocol):
             size = sum(map(len, data))
             transport = self.transport
             if size <= DIRECT_BYTES and not (transport.dataBuffer or transport._tempDataLen):
-                joined = b"".join(data)
-                sent = transport.writeSomeData(joined)
-                if sent != size:  # also for an error, which the transport meets again in its own time
-                    transport.write(joined[sent:] if isinstance(sent, int) else joined)
+                left: Any = memoryview(b"".join(data))  # its type says bytes, but it takes any buffer
+                while left and isinstance(sent := transport.writeSomeData(left), int) and sent > 0:
+                    left = left[sent:]
+                if left:  # also of an error, which the transport meets again in its own time
+                    transport.write(bytes(left))
             else:
                 transport.writeSequence(data if len(data) < _MANY_BUFFERS else [b"".join(data)])
             self._shared.bytes_sent += size

@@ -232,8 +232,8 @@ MUTANTS = [
     _protocol(
         "short-write-not-followed-up",
         "the rest of a record is lost",
-        "                if sent != size:",
-        "                if not sent:",
+        "                if left:",
+        "                if len(left) == size:",
     ),
     _protocol(
         "not-watched",
