@@ -102,6 +102,7 @@ ALLOWED_IN_CORE = {
     "functools",
     "hashlib",
     "heapq",
+    "hmac",
     "ipc_twisted",
     "itertools",
     "msgspec",
