@@ -24,9 +24,11 @@ class Deadline:
     Setting and stopping cost an assignment; the reactor's timer is moved only when it fires. When this process itself
     was held up (stopped, a blocked reactor), every timer fires before what the peers have long sent is read: a
     deadline that fires late begins anew, once, instead of being held against the peer.
+
+    :ivar due: when, on the clock; None: it was not started, or it was stopped or missed.
     """
 
-    __slots__ = ("_call", "_clock", "_due", "_excused", "_late", "_on_missed", "_seconds")
+    __slots__ = ("_call", "_clock", "_excused", "_late", "_on_missed", "_seconds", "due")
 
     def __init__(
         self, clock: IReactorTime, seconds: float, on_missed: Callable[[], None], *, late: float = LATE_SECONDS
@@ -36,13 +38,8 @@ class Deadline:
         self._on_missed = on_missed
         self._late = late
         self._call: IDelayedCall | None = None
-        self._due: float | None = None
+        self.due: float | None = None
         self._excused = False  # it has begun anew; twice would be for ever where every turn takes long
-
-    @property
-    def running(self) -> bool:
-        """It was started and neither stopped nor missed."""
-        return self._due is not None
 
     def start(self, seconds: float | None = None) -> None:
         """From now.
@@ -50,18 +47,18 @@ class Deadline:
         :param seconds: only for a deadline that is not running: as long as this, this time.
         """
         seconds = self._seconds if seconds is None else seconds
-        self._due = self._clock.seconds() + seconds
+        self.due = self._clock.seconds() + seconds
         self._excused = False
         if self._call is None:
             self._call = self._clock.callLater(seconds, self._fired)
 
     def stop(self) -> None:
         """What was waited for has come."""
-        self._due = None
+        self.due = None
 
     def cancel(self) -> None:
         """Leave no timer behind."""
-        self._due = None
+        self.due = None
         if self._call is not None:
             self._call.cancel()
             self._call = None
@@ -73,16 +70,16 @@ class Deadline:
 
     def _fired(self) -> None:
         self._call = None
-        if self._due is None:
+        if self.due is None:
             return
-        late = self._clock.seconds() - self._due
+        late = self._clock.seconds() - self.due
         if late < 0:
             self._call = self._clock.callLater(-late, self._fired)
         elif late > self._late and not self._excused:
             self.start()
             self._excused = True
         else:
-            self._due = None
+            self.due = None
             self._on_missed()
 
 

@@ -155,7 +155,13 @@ class SharedFactory(Factory[SecureIPCProtocol]):
         self._handshake_over(protocol)
         self.connections.add(protocol)
         self.counters["handshake", "authenticated"] += 1
-        _log.debug("connection with {peer} authenticated", event="connection_authenticated", peer=protocol.peer_address)
+        self._say(
+            LogLevel.debug,
+            None,
+            "connection with {peer} authenticated",
+            event="connection_authenticated",
+            peer=protocol,
+        )
 
     def connection_ending(self, protocol: SecureIPCProtocol) -> None:
         """It is over but for its transport."""
@@ -173,12 +179,12 @@ class SharedFactory(Factory[SecureIPCProtocol]):
                 peer=protocol,
             )
         elif category in (Category.CLOSED, Category.SHUTTING_DOWN):
-            _log.debug(
+            self._say(
+                LogLevel.debug,
+                category,
                 "connection with {peer} ended: {category}",
                 event="connection_ended",
-                peer=protocol.peer_address,
-                category=str(category),
-                left_out=0,
+                peer=protocol,
             )
         else:
             self._say(
@@ -257,7 +263,7 @@ class SharedFactory(Factory[SecureIPCProtocol]):
         return waiting
 
     def _say(
-        self, level: Any, category: Category, message: str, peer: SecureIPCProtocol | str, **fields: object
+        self, level: Any, category: Category | None, message: str, peer: SecureIPCProtocol | str, **fields: object
     ) -> None:
         """A line that a peer can cause: bounded per message and category.
 
@@ -268,8 +274,10 @@ class SharedFactory(Factory[SecureIPCProtocol]):
             return
         if left_out:
             message += " (and {left_out} more like it, left out)"
+        if category is not None:
+            fields["category"] = str(category)
         address = peer if isinstance(peer, str) else peer.peer_address
-        _log.emit(level, message, category=str(category), left_out=left_out, peer=address, **fields)
+        _log.emit(level, message, left_out=left_out, peer=address, **fields)
 
 
 class SecureIPCFactory(SharedFactory):

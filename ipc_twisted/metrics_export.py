@@ -1,8 +1,9 @@
 """Metrics for others to read: over HTTP on 127.0.0.1, or in a file for the node exporter. Needs the extra ``metrics``.
 
 The port is open to every program and web page of the host, so it is bounded in all it does: GET /metrics and nothing
-else, no bodies, four connections, ten seconds each; and a page that had its own name point here (DNS rebinding) is
-refused by the name in ``Host``. What it shows is no secret: counts, no keys, no names of peers, nothing of messages.
+else, no bodies, four connections, ten seconds each; for a fifth connection the oldest that has not asked is cut off. A
+page that had its own name point here (DNS rebinding) is refused by the name in ``Host``. What it shows is no secret:
+counts, no keys, no names of peers, nothing of messages.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from ipc_twisted.config import LOOPBACK
 from ipc_twisted.errors import BindForbidden, Category, ConfigError
 
 MAX_CONNECTIONS = 4
-DESCRIPTORS = MAX_CONNECTIONS + 2
-"""What a :class:`MetricsPort` may need: its own, and one for a connection that is refused."""
+DESCRIPTORS = MAX_CONNECTIONS + 3
+"""What a :class:`MetricsPort` may need: its own, one for a connection that makes place, one for one that is refused."""
 
 DEADLINE_SECONDS = 10.0
 """From accept to the end, for each connection; bytes do not extend it."""
@@ -80,6 +81,7 @@ class _Request(Request):
         """A body would be kept, in a file if it is large."""
         super().gotLength(0)
         self.channel.persistent = False  # a header would only say so; and what is for * comes by no page
+        cast(Any, self.channel.transport).has_asked = True
         if length or self.requestHeaders.hasHeader(b"transfer-encoding"):
             cast(Any, self.channel.transport).abortConnection()
 
@@ -90,6 +92,9 @@ class _Site(Site):
 
 
 class _Bounded(ProtocolWrapper):
+    """:ivar has_asked: a whole request has come."""
+
+    has_asked = False
     _deadline: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
@@ -118,8 +123,20 @@ class _Limit(WrappingFactory):
         self.clock = clock
 
     def buildProtocol(self, addr: IAddress | None) -> ProtocolWrapper | None:  # type: ignore[override]  # as its base
-        """None, which closes the socket at once."""
-        return None if len(self.protocols) >= MAX_CONNECTIONS else super().buildProtocol(cast(IAddress, addr))
+        """None, which closes the socket at once, where all places are taken and nobody makes one."""
+        if len(self.protocols) >= MAX_CONNECTIONS and not self._make_place():
+            return None
+        return super().buildProtocol(cast(IAddress, addr))
+
+    def _make_place(self) -> bool:
+        """Cut off the oldest that has not asked, however busily it writes: whoever wants the numbers asks at once."""
+        if len(self.protocols) > MAX_CONNECTIONS:  # one was cut off in this turn and is gone in the next
+            return False
+        for protocol in self.protocols:
+            if not protocol.has_asked:
+                cast(Any, protocol.transport).abortConnection()
+                return True
+        return False
 
 
 class MetricsPort(Service):

@@ -64,11 +64,11 @@ class PeerWatch:
     def wrote(self, size: int) -> None:
         """So many bytes were handed to the transport."""
         self._written += size
-        if not self._stall.running:
+        if self._stall.due is None:
             self._drained = self._written - self._held()
             self._still = 0
             self._stall.start()
-        if self._in_flight and not self._receipts.running:
+        if self._in_flight and self._receipts.due is None:
             self._receipts.start()
 
     def cancel(self) -> None:

@@ -41,6 +41,12 @@ READ_BYTES = 128 * 1024
 """Read at a time once the peer has proved itself. Each record that lies across two reads is collected part by part;
 for small ones larger reads gain nothing and leave the processor's cache."""
 
+EARLY_BYTES = 64 * 1024
+"""So much that is sent in one turn is written before its end: the other side begins with it meanwhile."""
+
+DIRECT_BYTES = 128 * 1024
+"""Up to so much goes to the kernel at once if nothing waits in the transport, which else writes it a turn later."""
+
 _MANY_BUFFERS = 64  # from here on, one more copy of small frames costs less than what the transport does with each
 
 LINGER_SECONDS = 1.0
@@ -114,7 +120,8 @@ class SecureIPCProtocol(Protocol):
         self._clock = shared.clock
         self._origin = Origin(shared.wall)
         self._paused = False
-        self._reading = False  # what is sent meanwhile is written at the end of it
+        self._busy = False  # what is sent while a segment is read, or written, waits for the end of that
+        self._unflushed = 0  # cost of what was sent since the last flush, bytes
         self._flush_call: IDelayedCall | None = None
         self._expiry_call: IDelayedCall | None = None
         self._linger: Deadline | None = None
@@ -154,7 +161,12 @@ class SecureIPCProtocol(Protocol):
         """
         fields = self._origin.fields(kind, trace_id, reply_to, target, headers)
         delivery = self._connection.send(Delivery, payload_bytes, fields)
-        self._flush_soon()
+        if not self._busy:
+            self._unflushed += delivery.cost
+            if self._unflushed >= EARLY_BYTES:
+                self._flush()
+            elif self._flush_call is None:
+                self._flush_soon()
         return delivery
 
     def drained(self) -> Deferred[None]:
@@ -225,11 +237,11 @@ class SecureIPCProtocol(Protocol):
         What handlers answer goes out at once with the RECEIPT: a turn later would be half of a round trip's time.
         """
         self._shared.bytes_received += len(data)
-        self._reading = True
+        self._busy = True
         try:
             self._connection.receive_data(data, self._shared.now())
         finally:
-            self._reading = False
+            self._busy = False
         self._after(at_once=True)
 
     def readConnectionLost(self) -> None:
@@ -382,13 +394,14 @@ class SecureIPCProtocol(Protocol):
         """
         connection = self._connection
         if connection.state is State.OPEN:
-            self._time_frame(connection.receiving)  # before what follows, which may end the connection
-            if connection.wants_to_write:
-                if at_once and self._flush_call is None and not self._paused and connection.has_records:
-                    self._flush()
-                else:
-                    self._write(connection.data_to_send(0, 0))  # the end of the handshake waits for nothing
-                    self._flush_soon()
+            receiving = connection.receiving
+            if receiving != self._frame_timed:
+                self._time_frame(receiving)  # before what follows, which may end the connection
+            if at_once and self._flush_call is None:
+                self._flush()
+            elif connection.wants_to_write:
+                self._write(connection.data_to_send(0, 0))  # the end of the handshake waits for nothing
+                self._flush_soon()
         elif connection.state is State.HANDSHAKE:
             message = connection.data_to_send(0, 0)
             if message:
@@ -400,32 +413,45 @@ class SecureIPCProtocol(Protocol):
 
     def _time_frame(self, receiving: int) -> None:
         """Give every record that arrives in parts its own deadline."""
-        if receiving != self._frame_timed:
-            self._frame_timed = receiving
-            if self._frame is None:
-                seconds = self._shared.config.limits.frame_timeout_seconds
-                self._frame = Deadline(self._clock, seconds, self._frame_missed)
-            if receiving:
-                self._frame.start()
-            else:
-                self._frame.stop()
+        self._frame_timed = receiving
+        if self._frame is None:
+            seconds = self._shared.config.limits.frame_timeout_seconds
+            self._frame = Deadline(self._clock, seconds, self._frame_missed)
+        if receiving:
+            self._frame.start()
+        else:
+            self._frame.stop()
 
     def _flush_soon(self) -> None:
-        if self._flush_call is None and not self._reading:
-            self._flush_call = self._clock.callLater(0, self._flush)
+        if self._flush_call is None and not self._busy:
+            self._flush_call = self._clock.callLater(0, self._flush_due)
+
+    def _flush_due(self) -> None:
+        self._flush_call = None
+        self._flush()
 
     def _flush(self) -> None:
-        """Write what may be written, once a reactor turn: one RECEIPT, and envelopes as far as credit and room go."""
-        self._flush_call = None
+        """Write what may be written: the end of the handshake always, and as far as credit and room go a RECEIPT and
+        envelopes."""
+        self._unflushed = 0
         connection = self._connection
-        if not self._paused:
-            written = connection.data_to_send(WRITE_BYTES, self._shared.now(), self._clock.seconds())
-            self._write(written)
-            if connection.state is not State.OPEN:  # drained, or ended by who was told of an outcome
-                self._after()
-            elif written and connection.wants_to_write:
-                self._flush_soon()
-        if self._expiry_call is None and self.is_open and (expires_at := connection.expires_at) is not None:
+        self._busy = True
+        try:
+            room = 0 if self._paused else WRITE_BYTES
+            written = connection.data_to_send(room, self._shared.now(), self._clock.seconds())
+        finally:
+            self._busy = False
+        self._write(written)
+        if connection.state is not State.OPEN:  # drained, or ended by who was told of an outcome
+            self._after()
+        elif written and connection.wants_to_write:
+            self._flush_soon()
+        if connection.outbox.queue and self._expiry_call is None:
+            self._expire_later()
+
+    def _expire_later(self) -> None:
+        expires_at = self._connection.expires_at
+        if self.is_open and expires_at is not None:
             seconds = max(0.0, expires_at - self._shared.wall())
             self._expiry_call = self._clock.callLater(seconds, self._expire)
 
@@ -436,9 +462,15 @@ class SecureIPCProtocol(Protocol):
 
     def _write(self, data: list[bytes]) -> None:
         if data and self._origin.is_here:
-            data = data if len(data) < _MANY_BUFFERS else [b"".join(data)]
             size = sum(map(len, data))
-            self.transport.writeSequence(data)
+            transport = self.transport
+            if size <= DIRECT_BYTES and not (transport.dataBuffer or transport._tempDataLen):
+                joined = b"".join(data)
+                sent = transport.writeSomeData(joined)
+                if sent != size:  # also for an error, which the transport meets again in its own time
+                    transport.write(joined[sent:] if isinstance(sent, int) else joined)
+            else:
+                transport.writeSequence(data if len(data) < _MANY_BUFFERS else [b"".join(data)])
             self._shared.bytes_sent += size
             if self._watch is not None:
                 self._watch.wrote(size)

@@ -63,6 +63,11 @@ class MemoryTransport(StringTransport):
         self.writes.append(bytes(data))
         self.unread += data
 
+    def writeSomeData(self, data: bytes) -> int:  # noqa: N802  # Twisted's name
+        """What goes to the kernel at once: all of it."""
+        self.write(data)
+        return len(data)
+
     def writeSequence(self, data: Iterable[bytes]) -> None:  # noqa: N802  # Twisted's name
         self.write(b"".join(data))
 

@@ -335,7 +335,7 @@ async def with_the_programs_reactor(folder: Path) -> None:
         assert len(reactor.getReaders()) == before + 1
         connection = await connect_in_twisted(reactor, server.port, KEYRING).asFuture(loop)
         await connection.send("job.stop", b"").as_deferred().addErrback(lambda _: None).asFuture(loop)
-        lost = connection.send("job.run", b"")
+        lost = connection.send("job.stop", b"")
         connection.transport.abortConnection()
         with suppress(DeliveryUnknown):
             await lost

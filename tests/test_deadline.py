@@ -121,11 +121,11 @@ def test_it_begins_anew_only_once_where_every_turn_takes_long() -> None:
 
 def test_whether_it_runs_can_be_asked_and_once_it_may_take_another_time() -> None:
     timed = Timed()
-    assert not timed.deadline.running
+    assert timed.deadline.due is None
     timed.deadline.start(3)
-    assert timed.deadline.running
+    assert timed.deadline.due is not None
     timed.clock.advance(3)
-    assert (timed.deadline.running, len(timed.missed)) == (False, 1)
+    assert (timed.deadline.due, len(timed.missed)) == (None, 1)
 
 
 def test_what_comes_in_the_second_chance_is_in_time() -> None:

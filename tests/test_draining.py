@@ -124,11 +124,21 @@ class DrainTests(SynchronousTestCase):
         link.peer.send_m1(SECRET)
         link.peer.read_m2()
         self.stop()
-        link.peer.send_raw(link.peer.m3_frame)
-        link.peer.send_raw(link.frame(b"in the same write"))
+        link.peer.send_raw(link.peer.m3_frame + link.frame(b"in the same write"))
         close = link.peer.read_until_close()
         self.assertEqual((close["category"], close["through"]), ("shutting_down", 0))
         self.assertEqual(close["rejected"], [[0, "shutting_down"]])
+        self.assertEqual(self.server.received, [])
+
+    def test_what_comes_behind_its_end_is_told_by_the_close_not_to_be_handed_over(self) -> None:
+        link = self.server.accept()
+        link.peer.send_m1(SECRET)
+        link.peer.read_m2()
+        self.stop()
+        link.peer.send_raw(link.peer.m3_frame)
+        link.peer.send_raw(link.frame(b"in the next"))
+        close = link.peer.read_until_close()
+        self.assertEqual((close["category"], close["through"], close["rejected"]), ("shutting_down", -1, []))
         self.assertEqual(self.server.received, [])
 
     def test_a_stranger_holds_it_up_for_a_second_and_no_longer(self) -> None:

@@ -13,7 +13,6 @@ from tests.memory_link import MemoryServer
 from tests.test_docs import read, sources, table
 
 LEVELS = {"debug", "info", "warn", "error", "critical", "failure"}
-LIMITED = ("category", "left_out")
 
 
 def calls() -> Iterator[tuple[str, str, str | None, list[str]]]:
@@ -29,10 +28,15 @@ def calls() -> Iterator[tuple[str, str, str | None, list[str]]]:
             if limited and any(keyword.arg is None for keyword in node.keywords):
                 continue  # _warn itself, which hands its arguments on
             level = {"failure": "critical", "_warn": "warn", "_say": "warn"}.get(called, called)
+            by_limit = ["category", "left_out"] if limited else []
+            if called == "_say":
+                how, category = map(ast.unparse, node.args[:2])
+                level = how.removeprefix("LogLevel.") if how.startswith("LogLevel.") else level
+                by_limit = by_limit[category == "None" :]
             fields = {keyword.arg: keyword.value for keyword in node.keywords}
             name = fields.pop("event", None)
             value = str(name.value) if isinstance(name, ast.Constant) else None
-            yield f"{module}:{node.lineno}", level, value, [*map(str, fields), *(LIMITED if limited else ())]
+            yield f"{module}:{node.lineno}", level, value, [*map(str, fields), *by_limit]
 
 
 def test_every_line_has_a_name() -> None:

@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,9 +23,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
+from twisted.web.server import NOT_DONE_YET
 
 from ipc_twisted import (
     BindForbidden,
@@ -272,31 +275,87 @@ async def test_nothing_else_is_answered_with_a_number(
         assert logged == []  # strangers would write the log
 
 
-@pytest_twisted.ensureDeferred
-async def test_a_fifth_connection_is_closed_at_once_and_each_has_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "DEADLINE_SECONDS", 1.0)
+ASK = "GET /metrics HTTP/1.1\nHost: 127.0.0.1:PORT\n\n"
 
-    def hold(number: int) -> tuple[bytes, list[bytes], bytes]:
-        held = [socket.create_connection(("127.0.0.1", number), timeout=20) for _ in range(export.MAX_CONNECTIONS)]
+
+def hold(number: int, said: bytes) -> list[socket.socket]:
+    """As many as there are places."""
+    held = [socket.create_connection(("127.0.0.1", number), timeout=20) for _ in range(export.MAX_CONNECTIONS)]
+    for connection in held:
+        connection.sendall(said)
+    return held
+
+
+def end(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(100)
+    except ConnectionResetError:
+        return b""
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_oldest_that_has_not_asked_makes_place_for_a_fifth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "DEADLINE_SECONDS", 120.0)  # it must not be this that ends any
+
+    def play(number: int) -> tuple[int, bytes, bool]:
+        oldest, *others = held = hold(number, b"GET /metrics HTTP/1.1\r\n")
+        for connection in reversed(held):
+            connection.sendall(b"a: b\r\n")  # a line now and then would not help it
+        status, _, _ = ask(number, ASK)
+        said = end(oldest)
+        untouched = select.select(others, [], [], 0)[0] == []
         for connection in held:
-            connection.sendall(b"GET /metrics HTTP/1.1\r\n")  # a line now and then would not help it
+            connection.close()
+        return status, said, untouched
+
+    async with port() as service:
+        assert await in_thread(play, service.port) == (200, b"", True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_where_all_have_asked_a_fifth_is_closed_at_once_and_each_has_its_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(export, "DEADLINE_SECONDS", 1.0)
+    asked = threading.Semaphore(0)
+
+    def never(_page: object, _request: object) -> int:
+        asked.release()
+        return NOT_DONE_YET
+
+    def play(number: int) -> tuple[bytes, list[bytes]]:
+        held = hold(number, ASK.replace("\n", "\r\n").encode())
+        for _ in held:
+            assert asked.acquire(timeout=20)
         with socket.create_connection(("127.0.0.1", number), timeout=20) as fifth:
             refused = end(fifth)
             assert select.select(held, [], [], 0)[0] == []  # all are open, so it was no deadline that ended the fifth
         ended = [end(connection) for connection in held]
         for connection in held:
             connection.close()
-        again = ask(number, "GET /metrics HTTP/1.1\nHost: 127.0.0.1:PORT\n\n")
-        return refused, ended, str(again[0]).encode()
-
-    def end(connection: socket.socket) -> bytes:
-        try:
-            return connection.recv(100)
-        except ConnectionResetError:
-            return b""
+        return refused, ended
 
     async with port() as service:
-        assert await in_thread(hold, service.port) == (b"", [b""] * export.MAX_CONNECTIONS, b"200")
+        with monkeypatch.context() as patched:
+            patched.setattr(export._Page, "render", never)
+            assert await in_thread(play, service.port) == (b"", [b""] * export.MAX_CONNECTIONS)
+        for idle in await in_thread(hold, service.port, b"GET /metrics HTTP/1.1\r\n"):
+            with idle:
+                assert await in_thread(end, idle) == b""
+        assert (await in_thread(ask, service.port, ASK))[0] == 200
+
+
+def test_who_makes_place_is_counted_until_it_is_gone() -> None:
+    """Many are accepted in one turn, and what was cut off in it still has its descriptor."""
+    factory = export._Limit(Clock(), CollectorRegistry())
+    transports = []
+    for _ in range(20):
+        protocol = factory.buildProtocol(None)
+        if protocol is not None:
+            transports.append(StringTransport())
+            protocol.makeConnection(transports[-1])
+    assert len(factory.protocols) == len(transports) == export.MAX_CONNECTIONS + 1
+    assert [transport.disconnecting for transport in transports] == [True] + [False] * export.MAX_CONNECTIONS
 
 
 @pytest_twisted.ensureDeferred
@@ -479,7 +538,7 @@ def test_the_descriptors_of_the_port_are_counted() -> None:
 
     service = ExecutionIPCService(reactor, config({"max_connections": 10**6}), Keyring([SECRET]), lambda *_: None)
     service.further_descriptors = export.DESCRIPTORS
-    with pytest.raises(ConfigError, match=rf", {export.DESCRIPTORS} for the metrics and 64 .* -n 1000198$"):
+    with pytest.raises(ConfigError, match=rf", {export.DESCRIPTORS} for the metrics and 64 .* -n 1000199$"):
         service.startService()
 
 

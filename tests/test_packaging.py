@@ -39,7 +39,7 @@ def test_the_command_is_installed() -> None:
 
 def test_the_installed_extras_are_those_of_setup_cfg() -> None:
     extras = metadata.metadata("ipc_twisted").get_all("Provides-Extra") or ()
-    assert set(extras) == {"bench", "browser", "dev", "docs", "example", "metrics", "test"}
+    assert set(extras) == {"bench", "browser", "dev", "docs", "example", "fuzz", "metrics", "test"}
 
 
 def test_every_requirement_has_a_floor() -> None:

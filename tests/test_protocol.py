@@ -9,13 +9,14 @@ import os
 import warnings
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, fail
 from twisted.internet.error import ConnectionDone
 from twisted.internet.error import ConnectionLost as ConnectionReset
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import globalLogPublisher
+from twisted.logger import capturedLogs, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -35,7 +36,7 @@ from ipc_twisted import (
 from ipc_twisted.config import SPARE_DESCRIPTORS
 from ipc_twisted.dialling import Dialler
 from ipc_twisted.log_limit import LINES, SECONDS
-from ipc_twisted.protocol import LINGER_SECONDS, READ_BYTES, WRITE_BYTES
+from ipc_twisted.protocol import EARLY_BYTES, LINGER_SECONDS, READ_BYTES, WRITE_BYTES
 from tests import wire_peer as wire
 from tests.log_lines import Lines
 from tests.memory_link import NOW, SECRET, SERVER, MemoryClient, MemoryLink, MemoryServer
@@ -312,6 +313,41 @@ class TurnTests(LoggedTestCase):
         self.server.turn()
         self.assertEqual(len(self.link.transport.writes), 1)
         self.assertEqual(self.written(), [wire.ENVELOPE] * 100)
+
+    def test_what_is_more_than_a_few_messages_begins_to_go_out_within_the_turn(self) -> None:
+        """Else the other side would begin with the first of many only when the last of them was made."""
+        each = 8_192
+        for _ in range(EARLY_BYTES // each):
+            self.link.protocol.send("job.run", bytes(each))
+        self.assertEqual(len(self.link.transport.writes), 1)
+        self.assertGreaterEqual(len(self.link.transport.writes[0]), EARLY_BYTES - each)
+
+    def test_what_the_kernel_does_not_take_at_once_follows_in_order(self) -> None:
+        transport = self.link.transport
+        for takes in (0, 1, 47, 10**6):
+
+            def some(data: bytes, takes: int = takes) -> int:
+                transport.unread += data[:takes]
+                return min(takes, len(data))
+
+            with patch.object(transport, "writeSomeData", some):
+                self.link.protocol.send("job.run", bytes(100))
+                self.server.turn()
+            self.assertEqual(self.written(), [wire.ENVELOPE])
+
+    def test_a_transport_that_fails_finds_out_in_its_own_time(self) -> None:
+        with patch.object(self.link.transport, "writeSomeData", lambda _: ConnectionReset()):
+            self.link.protocol.send("job.run", b"")
+            self.server.turn()
+        self.assertEqual(self.written(), [wire.ENVELOPE])
+
+    def test_nothing_overtakes_what_waits_in_the_transport(self) -> None:
+        transport = self.link.transport
+        for name, held in (("dataBuffer", b"x"), ("_tempDataLen", 1)):
+            with patch.object(transport, name, held), patch.object(transport, "writeSomeData", self.fail):
+                self.link.protocol.send("job.run", b"")
+                self.server.turn()
+            self.assertEqual(self.written(), [wire.ENVELOPE])
 
     def test_little_more_is_handed_to_the_transport_than_it_should_hold(self) -> None:
         for _ in range(40):
@@ -814,6 +850,18 @@ class LogTests(LoggedTestCase):
         server = MemoryServer()
         server.connect().peer.send_close()
         self.assertEqual(self.lines, [])
+
+    def test_lines_at_debug_level_are_bounded_too(self) -> None:
+        """Whoever holds the key can connect as often as it likes."""
+        server = MemoryServer()
+        with capturedLogs() as events:
+            for _ in range(20):
+                server.connect().peer.send_close()
+            server.turn(SECONDS)
+            server.connect().peer.send_close()
+        for name in ("connection_authenticated", "connection_ended"):
+            left_out = [event["left_out"] for event in events if event.get("event") == name]
+            self.assertEqual(left_out, [0] * LINES + [20 - LINES], name)
 
     def test_a_handlers_failure_is_logged_with_the_trace_id_escaped(self) -> None:
         def handler(_envelope: SecureEnvelope, _connection: SecureIPCProtocol) -> None:

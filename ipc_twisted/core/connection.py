@@ -205,8 +205,19 @@ class Connection:
         """
         if self.state is State.HANDSHAKE:
             data = self._shake(data)
-        if data and self._link is not None and self.state in (State.OPEN, State.CLOSING):
-            self._read(self._link, data, now)
+        link = self._link
+        if link is None or not data or not (self.state is State.OPEN or self.state is State.CLOSING):
+            return
+        frames = link.framer.feed(data)
+        if not frames and link.framer.fault is None:  # the middle of a large record: as often as segments come
+            return
+        callbacks = self._callbacks
+        try:
+            link.verifier.verify(frames, now, callbacks.hand_over, callbacks.rejected, self._take_control)
+            if link.framer.fault is not None and not link.verifier.ended:
+                raise Fault(link.framer.fault)
+        except Fault as fault:
+            self.fail(fault.category)
 
     def receive_eof(self) -> None:
         """The peer will write no more."""
@@ -267,47 +278,27 @@ class Connection:
         self._callbacks.authenticated()
         return rest
 
-    def _read(self, link: _Link, data: bytes, now: int) -> None:
-        frames = link.framer.feed(data)
-        if not frames and link.framer.fault is None:  # the middle of a large record: as often as segments come
+    def _take_control(self, record: Receipt | Close) -> None:
+        """:raises Fault: it lies."""
+        link = self._link
+        if link is None:
             return
-        credit, hand_over = link.receive_credit, self._callbacks.hand_over
-        try:
-            for record, size in link.verifier.verify(frames, now):
-                if isinstance(record, SecureEnvelope):
-                    if hand_over(record, size):
-                        credit.finished_messages += 1
-                        credit.finished_bytes += size
-                elif isinstance(record, Rejection):
-                    self._callbacks.rejected(record)
-                elif isinstance(record, Receipt):
-                    self._take_receipt(link, record)
-                else:
-                    self._take_close(link, record)
-            if link.framer.fault is not None and not link.verifier.ended:
-                raise Fault(link.framer.fault)
-        except Fault as fault:
-            self.fail(fault.category)
-
-    def _take_receipt(self, link: _Link, receipt: Receipt) -> None:
-        if not link.send_credit.raise_to(receipt.messages, receipt.bytes):
+        if type(record) is Receipt and not link.send_credit.raise_to(record.messages, record.bytes):
             raise Fault(Category.MALFORMED)
-        self._settle(receipt)
+        try:
+            self.outbox.take_receipt(record.through, record.rejected, self._seq)
+        except Malformed:
+            raise Fault(Category.MALFORMED) from None
+        if type(record) is Close:
+            self._take_close(link, record)
 
     def _take_close(self, link: _Link, close: Close) -> None:
-        self._settle(close)
         if self.state is State.OPEN:
             self._say_close(link, Category.CLOSED, None)
         self._end(State.DONE, close.category)
         if self._attached:
             self._attached = False
             self.outbox.closed_by_peer(close.category, close.seq)
-
-    def _settle(self, record: Receipt | Close) -> None:
-        try:
-            self.outbox.take_receipt(record.through, record.rejected, self._seq)
-        except Malformed:
-            raise Fault(Category.MALFORMED) from None
 
     # Outgoing
 
@@ -348,11 +339,6 @@ class Connection:
         return self._link.verifier.through > self._told_through or self._link.receive_credit.due
 
     @property
-    def has_records(self) -> bool:
-        """A RECEIPT is due, or envelopes are queued."""
-        return self.receipt_due or (self.state is State.OPEN and bool(self.outbox.queue))
-
-    @property
     def wants_to_write(self) -> bool:
         """:meth:`data_to_send` would return something that flow control allows, or expire something."""
         if self._control or self.receipt_due:
@@ -367,19 +353,20 @@ class Connection:
         :param now: unix seconds.
         :param at: seconds of the caller's monotonic clock, noted for each envelope that is written.
         """
-        if room > 0 and self.state is State.OPEN:
-            self.expire(now)  # first: who is told may end the connection, and nothing may follow the CLOSE
-            if self._draining is not None and self.idle:
-                self.close(self._draining)
+        link, outbox = self._link, self.outbox
+        if room <= 0 or link is None or self.state is not State.OPEN:
+            out, self._control = self._control, []
+            return out
+        oldest = now - link.outcome.limits.ttl_seconds
+        outbox.expire(oldest)  # first: who is told may end the connection, and nothing may follow the CLOSE
+        if self._draining is not None and self.idle:
+            self.close(self._draining)
         out, self._control = self._control, []
-        if room > 0 and self._link is not None and self.state is State.OPEN:
+        if self.state is State.OPEN:
             if self.receipt_due:
-                out.append(self._receipt(self._link))
-            if self.outbox.queue:
-                outcome = self._link.outcome
-                oldest = now - outcome.limits.ttl_seconds
-                credit = self._link.send_credit
-                frames, self._seq = self.outbox.write(outcome.send_key, self._seq, credit, room, oldest, at)
+                out.append(self._receipt(link))
+            if outbox.queue:
+                frames, self._seq = outbox.write(link.outcome.send_key, self._seq, link.send_credit, room, oldest, at)
                 out += frames
         return out
 

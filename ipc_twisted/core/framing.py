@@ -97,25 +97,24 @@ class Framer:
 
     def _cut(self, data: bytes, offset: int, frames: list[Frame]) -> int:
         """Cut the records that lie whole within ``data``; the hot loop, no call of ours within."""
-        unpack, append, max_length, max_payload = HEAD.unpack_from, frames.append, self.MAX_LENGTH, self._max_payload
+        unpack, append, max_payload = HEAD.unpack_from, frames.append, self._max_payload
         view = memoryview(data)
-        last_head = len(data) - HEAD_BYTES
-        copied = 0
+        begun, data_len = offset, len(data)
+        last_head = data_len - HEAD_BYTES
         while offset <= last_head:
             length, sig, type_, seq, header_len = unpack(data, offset)
             payload_len = length - MIN_LENGTH - header_len
-            if not (MIN_LENGTH <= length <= max_length and 0 <= payload_len <= max_payload):
+            if not 0 <= payload_len <= max_payload:  # bounds length too, since header_len has 16 bits
                 self.fault = self._length_fault(length) or self._payload_fault(payload_len)
                 break
             end = offset + LENGTH_BYTES + length
-            if end > len(data):
+            if end > data_len:
                 break
             payload_at = end - payload_len
             header = view[offset + HEAD_BYTES : payload_at]
             append((end - offset, sig, type_, seq, view[offset + BODY_AT : end], header, data[payload_at:end]))
-            copied += payload_len
             offset = end
-        self.copied += copied
+        self.copied += offset - begun
         return offset
 
     def _length_fault(self, length: int) -> Category | None:

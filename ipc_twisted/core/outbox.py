@@ -206,6 +206,7 @@ class Outbox:
         :returns: the buffers to write, and the sequence number of the record after them.
         """
         new_mac, queue, in_flight = key.new, self.queue, self.in_flight
+        messages, bytes_ = credit.messages - credit.used_messages, credit.bytes - credit.used_bytes
         out: list[bytes] = []
         while queue and room > 0:
             delivery = queue[0]
@@ -213,7 +214,7 @@ class Outbox:
                 break
             header, payload = delivery.header, delivery.payload
             size = HEAD_BYTES + len(header) + len(payload)
-            if credit.used_messages >= credit.messages or credit.used_bytes + size > credit.bytes:
+            if messages <= 0 or size > bytes_:
                 break
             mac = new_mac()
             if len(payload) <= JOIN_BYTES:
@@ -230,10 +231,11 @@ class Outbox:
             delivery.seq = seq
             delivery.written_at = at
             in_flight.append(delivery)
-            credit.used_messages += 1
-            credit.used_bytes += size
+            messages -= 1
+            bytes_ -= size
             seq += 1
             room -= size
+        credit.used_messages, credit.used_bytes = credit.messages - messages, credit.bytes - bytes_
         return out, seq
 
     def expire(self, oldest: int) -> None:

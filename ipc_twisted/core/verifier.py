@@ -9,7 +9,7 @@
 7. kind allowed, and not shutting down
 8. ``abs(now - ts) <= ttl_seconds``
 9. nonce unique
-10. hand-over: the caller's, before the next record is looked at
+10. hand-over, before the next record is looked at
 
 1 to 6 end the connection, since who fails them is no key holder or has lost the stream. 7 to 9 reject that one message.
 Nothing but lengths and connection state is looked at before the signature holds: whoever has no key reaches no parser.
@@ -17,7 +17,7 @@ Nothing but lengths and connection state is looked at before the signature holds
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidSignature
@@ -57,10 +57,6 @@ class Rejection(NamedTuple):
     trace_id: str | None
 
 
-Verified = tuple[SecureEnvelope | Rejection | Receipt | Close, int]
-"""What the chain lets through, and the size of its frame in bytes."""
-
-
 class Verifier:
     """The chain for one direction of one connection.
 
@@ -95,15 +91,23 @@ class Verifier:
         self._guard = guard
         self._credit = credit
 
-    def verify(self, frames: Iterable[Frame], now: int) -> Iterator[Verified]:
+    def verify(
+        self,
+        frames: Iterable[Frame],
+        now: int,
+        hand_over: Callable[[SecureEnvelope, int], bool],
+        rejected: Callable[[Rejection], None],
+        take_control: Callable[[Receipt | Close], None],
+    ) -> None:
         """Run the chain over the complete frames of a segment, one record at a time.
 
-        The hot loop: one HMAC, one decode, and of our own calls the guard's and (by the caller) the hand-over.
-        State is up to date at every ``yield``, so the caller may end the connection there. ``expected`` moves on
-        behind a receipt or close only when the caller takes the next one: until then it names the record that may
-        still be at fault.
+        The hot loop: one HMAC, one decode, and of our own calls the guard's and the hand-over. State is up to date at
+        every call, so whoever is called may end the connection.
 
         :param now: unix seconds, read once per segment.
+        :param hand_over: gets an envelope and the size of its frame in bytes; True: the handler is done with it.
+        :param rejected: gets what was rejected.
+        :param take_control: gets a RECEIPT or CLOSE, and raises :exc:`Fault` if it lies; ``expected`` still names it.
         :raises Fault: the connection must end; ``expected`` is the sequence number that was expected there.
         """
         new_mac, decode, admit, credit = self._new_mac, decode_header, self._guard.admit, self._credit
@@ -127,7 +131,7 @@ class Verifier:
                     control = decode_control(type_, header, payload)  # 6
                 except Malformed:
                     raise Fault(Category.MALFORMED) from None
-                yield control, size
+                take_control(control)
                 self.expected = seq + 1
                 continue
             if credit.used_messages >= credit.told_messages or credit.used_bytes + size > credit.told_bytes:
@@ -154,8 +158,10 @@ class Verifier:
             self.through = seq
             if category is not None:
                 self.rejected.append((seq, category))
-                credit.finished_messages += 1
-                credit.finished_bytes += size
-                yield Rejection(category, kind, trace_id), size
-                continue
-            yield SecureEnvelope(ts, nonce, kind, trace_id, reply_to, target, headers, payload, sig.hex()), size  # 10
+                rejected(Rejection(category, kind, trace_id))
+            elif not hand_over(  # 10
+                SecureEnvelope(ts, nonce, kind, trace_id, reply_to, target, headers, payload, sig.hex()), size
+            ):
+                continue  # its credit comes back when its handler ends
+            credit.finished_messages += 1
+            credit.finished_bytes += size

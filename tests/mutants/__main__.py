@@ -1,8 +1,9 @@
-"""Try the mutants: ``python -m tests.mutants [--only NAME ...] [--list]``.
+"""Try the mutants: ``python -m tests.mutants [--only NAME ...] [--seconds N [--seed N]] [--list]``.
 
-The tree is copied to a temporary folder. There the tests that are to notice pass once without a mutant; then each
-mutant is applied alone, and those of its tests are run until one fails. Exits with 1 if a mutant survives, is stale, or
-breaks the import instead of a promise.
+The tree is copied to a temporary folder. There each mutant is applied alone, and its tests are run until one fails;
+each of them must have passed once before without a mutant. ``--seconds`` takes as many mutants as fit, at least one, in
+an order that another seed makes another one. Exits with 1 if a mutant survives, is stale, or breaks the import instead
+of a promise.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -35,6 +37,7 @@ class Tree:
     def __init__(self, folder: Path) -> None:
         self.package = folder / "ipc_twisted"
         self._folder = folder
+        self._sound: set[str] = set()
         for name in COPIED:
             if (ROOT / name).is_dir():
                 shutil.copytree(
@@ -68,6 +71,15 @@ class Tree:
             process.communicate()
             return None, ""
         return process.returncode, output
+
+    def complaint(self, names: Iterable[str]) -> str | None:
+        """What test modules say of the tree as it is: None if they pass. Those that have passed are not run again."""
+        new = [name for name in names if name not in self._sound]
+        code, output = self.test(new) if new else (_PASSED, "")
+        if code != _PASSED:
+            return output
+        self._sound.update(new)
+        return None
 
     def outcome(self, mutant: Mutant) -> tuple[bool, str]:
         """Apply it, run its tests, undo it. Whether it was noticed, and what to print."""
@@ -109,8 +121,13 @@ def _selected(only: Sequence[str] | None) -> list[Mutant]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", help="try only these")
+    parser.add_argument("--seconds", type=float, help="begin no further one after so long")
+    parser.add_argument(
+        "--seed", type=int, help="with --seconds: of their order; another one at each run, unless given"
+    )
     parser.add_argument("--list", action="store_true", help="say what there is, and try nothing")
     options = parser.parse_args(arguments)
     mutants = _selected(options.only)
@@ -118,21 +135,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for mutant in mutants:
             print(f"{mutant.name:36} {mutant.module:20} {mutant.weakens}")
         return 0
+    if options.seconds is not None:
+        seed = random.randrange(2**31) if options.seed is None else options.seed
+        print(f"seed {seed}", flush=True)
+        mutants = random.Random(seed).sample(mutants, len(mutants))
     began = time.monotonic()
+    tried = bad = 0
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         tree = Tree(Path(folder))
-        code, output = tree.test(dict.fromkeys(name for mutant in mutants for name in mutant.tests))
-        if code != _PASSED:
-            print(f"{output}\nwithout any mutant the tests fail, so they can show nothing")
-            return 1
-        print(f"without a mutant all pass  {time.monotonic() - began:.1f} s", flush=True)
-        bad = 0
         for mutant in mutants:
             start = time.monotonic()
+            if tried and options.seconds is not None and start - began >= options.seconds:
+                break
+            if (complaint := tree.complaint(mutant.tests)) is not None:
+                print(f"{complaint}\nwithout any mutant the tests fail, so they can show nothing")
+                return 1
             noticed, text = tree.outcome(mutant)
+            tried += 1
             bad += not noticed
             print(f"{mutant.name:36} {time.monotonic() - start:5.1f} s  {text}", flush=True)
-    print(f"{len(mutants) - bad} of {len(mutants)} mutants killed in {time.monotonic() - began:.0f} s")
+    seconds = time.monotonic() - began
+    print(f"{tried - bad} of {tried} mutants killed in {seconds:.0f} s; there are {len(MUTANTS)}")
     return 1 if bad else 0
 
 

@@ -23,7 +23,7 @@ _SPACE = (
 _LOOK_UP = _SEEN + "            return Category.REPLAYED\n"
 _THROUGH = "if not self._through <= through < written:"
 _ASCENDING = "if not previous < seq <= through:"
-_HAS_CREDIT = "if credit.used_messages >= credit.messages or credit.used_bytes + size > credit.bytes:"
+_HAS_CREDIT = "if messages <= 0 or size > bytes_:"
 _IDLE = "return self.in_flight == 0 and self.outbox.buffered == 0"
 
 MUTANTS = [
@@ -108,14 +108,19 @@ MUTANTS = [
     _link(
         "verified-in-bulk",
         "a segment is verified to its end before the first of it is handed over",
-        "in link.verifier.verify(frames, now):",
-        "in list(link.verifier.verify(frames, now)):",
+        "            link.verifier.verify(frames, now, callbacks.hand_over, callbacks.rejected, self._take_control)\n",
+        "            held = []\n"
+        "            later = lambda *one: bool(held.append(one))\n"
+        "            link.verifier.verify(frames, now, later, callbacks.rejected, self._take_control)\n"
+        "            for one in held:\n"
+        "                if callbacks.hand_over(*one):\n"
+        "                    link.receive_credit.finish(one[1])\n",
     ),
     _link(
         "credit-before-the-handler-ends",
         "work piles up",
-        "                    if hand_over(record, size):\n",
-        "                    if hand_over(record, size) or True:\n",
+        "now, callbacks.hand_over, ",
+        "now, lambda *one: callbacks.hand_over(*one) or True, ",
     ),
     _link("fault-behind-the-end", "a record is looked at behind the end", " and not link.verifier.ended:", ":"),
     _link(
@@ -230,8 +235,12 @@ MUTANTS = [
     _link(
         "writes-behind-its-close",
         "a CLOSE is not the last record",
-        "if room > 0 and self._link is not None and self.state is State.OPEN:",
-        "if room > 0 and self._link is not None:",
+        "        if room <= 0 or link is None or self.state is not State.OPEN:\n",
+        "        if room <= 0 or link is None:\n",
+        (
+            "        if self.state is State.OPEN:\n            if self.receipt_due:",
+            "        if True:\n            if self.receipt_due:",
+        ),
     ),
     _link(
         "reads-on-after-a-fault",
@@ -242,8 +251,8 @@ MUTANTS = [
     _link(
         "lying-credit-taken",
         "a lie is passed over",
-        "            raise Fault(Category.MALFORMED)\n        self._settle(receipt)",
-        "            return\n        self._settle(receipt)",
+        "            raise Fault(Category.MALFORMED)\n        try:",
+        "            return\n        try:",
     ),
     # What is told of our messages
     _box("through-falls", "what is decided is undone", _THROUGH, "if not through < written:"),
@@ -290,11 +299,9 @@ MUTANTS = [
         "own-credit-of-messages",
         "we write beyond our credit",
         _HAS_CREDIT,
-        "if credit.used_bytes + size > credit.bytes:",
+        "if size > bytes_:",
     ),
-    _box(
-        "own-credit-of-bytes", "we write beyond our credit", _HAS_CREDIT, "if credit.used_messages >= credit.messages:"
-    ),
+    _box("own-credit-of-bytes", "we write beyond our credit", _HAS_CREDIT, "if messages <= 0:"),
     _box(
         "expired-written",
         "what was told to be too old is sent",

@@ -186,7 +186,7 @@ MUTANTS = [
     _deadline(
         "never-missed",
         "a deadline begins anew instead of ending",
-        "            self._due = None\n            self._on_missed()\n",
+        "            self.due = None\n            self._on_missed()\n",
         "            self.start()\n",
     ),
     _deadline(
@@ -206,8 +206,8 @@ MUTANTS = [
     _protocol(
         "frame-untimed",
         "a record that never ends holds its bytes for ever",
-        "                self._frame.start()\n",
-        "                pass\n",
+        "            self._frame.start()\n",
+        "            pass\n",
     ),
     _protocol(
         "frame-extended-by-bytes",
@@ -229,6 +229,18 @@ MUTANTS = [
         "who never reads keeps the socket of a connection that is dead",
         "        if state is State.DEAD:\n            self.transport.abortConnection()\n",
         "        if state is State.DEAD:\n            self.transport.loseConnection()\n",
+    ),
+    _protocol(
+        "written-past-what-waits",
+        "a record is written into the middle of another one",
+        "if size <= DIRECT_BYTES and not (transport.dataBuffer or transport._tempDataLen):",
+        "if size <= DIRECT_BYTES:",
+    ),
+    _protocol(
+        "short-write-not-followed-up",
+        "the rest of a record is lost",
+        "                if sent != size:",
+        "                if not sent:",
     ),
     _protocol(
         "not-watched",

@@ -37,7 +37,7 @@ _TTL_AND_NONCE = (
     + "                category = admit(nonce, ts, now)  # 9\n"
 )
 _THROUGH = "            self.through = seq\n"
-_LENGTHS = "0 <= payload_len <= max_payload)"
+_LENGTHS = "if not 0 <= payload_len <= max_payload:"
 _PAYLOAD = "return Category.PAYLOAD_TOO_LARGE if payload_len > self._max_payload else None"
 
 MUTANTS = [
@@ -60,8 +60,10 @@ MUTANTS = [
         "        if length < MIN_LENGTH:\n",
         "        if length < 0:\n",
     ),
-    _frame("payload-bound-whole", "any payload in one segment", _LENGTHS, "0 <= payload_len)"),
-    _frame("payload-negative-whole", "a header reaches beyond its record", _LENGTHS, "payload_len <= max_payload)"),
+    _frame("payload-bound-whole", "any payload in one segment", _LENGTHS, "if not 0 <= payload_len:"),
+    _frame(
+        "payload-negative-whole", "a header reaches beyond its record", _LENGTHS, "if not payload_len <= max_payload:"
+    ),
     _frame("payload-bound-in-parts", "any payload in several segments", _PAYLOAD, "return None"),
     _frame("payload-bound-one-higher", "the bound is one too high", _PAYLOAD, _PAYLOAD.replace(" else", " + 1 else")),
     _frame(
@@ -145,8 +147,8 @@ MUTANTS = [
     _chain(
         "expected-too-early",
         "a lying receipt is told with the sequence number behind it",
-        "                yield control, size\n                self.expected = seq + 1\n",
-        "                self.expected = seq + 1\n                yield control, size\n",
+        "                take_control(control)\n                self.expected = seq + 1\n",
+        "                self.expected = seq + 1\n                take_control(control)\n",
     ),
     _chain("decode-before-credit", "the parser is reached beyond the credit", _CREDIT, _DECODE_FIRST + _CREDIT),
     _chain(
@@ -306,8 +308,8 @@ MUTANTS = [
     _chain(
         "rejection-keeps-credit",
         "rejections use the credit up for ever",
-        "                credit.finished_messages += 1\n                credit.finished_bytes += size\n",
-        "",
+        "                rejected(Rejection(category, kind, trace_id))\n",
+        "                rejected(Rejection(category, kind, trace_id))\n                continue\n",
     ),
     # Credit
     _flow(

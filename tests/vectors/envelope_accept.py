@@ -139,4 +139,10 @@ def _other_spellings() -> list[Case]:
             headers=Raw(b"\x83\xa1a\xa5first\xa1a\xa6second\xa1a\xa4last"),
             reads={"headers": {"a": "last"}},
         ),
+        envelope(
+            "headers-repeated-64",
+            "64 headers of one name: as many as there may be.",
+            headers=Raw(b"\xde\x00\x40" + 63 * b"\xa1a\xa0" + b"\xa1a\xa4last"),
+            reads={"headers": {"a": "last"}},
+        ),
     ]

@@ -187,6 +187,12 @@ def _limits() -> list[Case]:
         ("headers-value-nil", "nil as the value of a header.", {"headers": {"a": None}}),
         ("headers-value-bin", "Bytes as the value of a header.", {"headers": {"a": b"b"}}),
         ("headers-name-bad-utf-8", "A header's name that is no UTF-8.", {"headers": Raw(b"\x81\xa1\xff\xa1b")}),
+        ("headers-repeated-65", "65 headers of one name.", {"headers": Raw(b"\xde\x00\x41" + 65 * b"\xa1a\xa0")}),
+        (
+            "headers-repeated-value-int",
+            "A number as the value of a header whose name comes again.",
+            {"headers": Raw(b"\x82\xa1a\x01\xa1a\xa1b")},
+        ),
         ("headers-claim-2-32", "A map that claims 2**32 − 1 headers.", {"headers": Raw(b"\xdf\xff\xff\xff\xff")}),
     ]
     return [envelope(name, text, category="malformed", **changes) for name, text, changes in cases]

@@ -11,6 +11,7 @@ import struct
 from typing import Any, NoReturn
 
 from tests import wire_peer as wire
+from tests.tiny_msgpack import hidden_pairs
 from tests.vectors.common import Case
 from tests.wire_peer import CLOSE, ENVELOPE, MAX_HEADER, MIN_LENGTH, RECEIPT, WireError
 
@@ -46,11 +47,11 @@ def judge_record(case: Case, keys: dict[str, str]) -> dict[str, Any]:
         if used["messages"] + 1 > credit["messages"] or used["bytes"] + len(data) > credit["bytes"]:
             raise WireError("credit_exceeded")
     try:
-        header = wire.unpack(record.header)
+        header, hidden = wire.unpack(record.header), hidden_pairs(record.header)
     except ValueError as error:
         raise WireError("malformed", str(error)) from error
     if record.type == ENVELOPE:
-        fields = _envelope(header)
+        fields = _envelope(header, hidden)
         found = {"type": "envelope", "seq": record.seq, **fields, "payload": record.payload.hex()}
         return found | _admit(fields, state)
     found = {"seq": record.seq} | _told(record, header, case["sender"])
@@ -81,8 +82,8 @@ def _text(value: Any, longest: int) -> bool:
     return type(value) is str and 1 <= len(value) <= longest
 
 
-def _envelope(header: Any) -> dict[str, Any]:
-    """Step 6 for an ENVELOPE: section 3."""
+def _envelope(header: Any, hidden: list[tuple[Any, Any]]) -> dict[str, Any]:
+    """Step 6 for an ENVELOPE: section 3; ``hidden`` are the headers whose name comes again."""
     if type(header) is not list or len(header) != 7:
         _malformed("header")
     ts, nonce, kind, trace_id, reply_to, target, headers = header
@@ -99,9 +100,9 @@ def _envelope(header: Any) -> dict[str, Any]:
             _malformed("target list")
     elif target is not None and not _text(target, 256):
         _malformed("target")
-    if type(headers) is not dict or len(headers) > 64:
+    if type(headers) is not dict or len(headers) + len(hidden) > 64:
         _malformed("headers")
-    if not all(type(part) is str for pair in headers.items() for part in pair):
+    if not all(type(part) is str for pair in (*hidden, *headers.items()) for part in pair):
         _malformed("a header")
     names = ("ts", "nonce", "kind", "trace_id", "reply_to", "target", "headers")
     return dict(zip(names, header, strict=True))
