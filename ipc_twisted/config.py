@@ -11,6 +11,7 @@ import math
 import os
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -186,7 +187,7 @@ def _check_fields(
     struct: type[msgspec.Struct], values: Mapping[str, Any], under: tuple[str, ...], problems: list[str]
 ) -> dict[str, Any]:
     """Check the values of one table; return the good ones, defaults among them, by their dotted name."""
-    fields = {field.name: field for field in msgspec.structs.fields(struct)}
+    fields = _fields(struct)
     good: dict[str, Any] = {}
     for name in values:
         if name not in fields:
@@ -199,13 +200,19 @@ def _check_fields(
                 good |= _check_fields(field.type, {} if value is UNSET else value, (*under, name), problems)
             else:
                 problems.append(f"{_path(*under, name)}: must be a table of settings, not {value!r}")
-        elif value is UNSET:
+        elif value is UNSET or value is field.default:
             good[dotted] = field.default
         elif problem := _problem(dotted, field.type, value):
             problems.append(f"{_path(*under, name)}: {problem}")
         else:
             good[dotted] = value
     return good
+
+
+@cache
+def _fields(struct: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    """By name. To find them takes longer than all checks, and every ``connect()`` checks."""
+    return {field.name: field for field in msgspec.structs.fields(struct)}
 
 
 def _problem(dotted: str, type_: Any, value: Any) -> str | None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 LATE_SECONDS = 1.0
 """A deadline that fires this much too late was held up by this process, not missed by the peer."""
+
+
+_T = TypeVar("_T")
 
 
 def _nothing() -> None:
@@ -77,3 +81,53 @@ class Deadline:
         else:
             self.due = None
             self._on_missed()
+
+
+class Deadlines(Generic[_T]):
+    """The same time for each of many, and one timer for all of them: the reactor's are dear where many come and go.
+
+    As with :class:`Deadline`, where the timer fires late they all have the time anew, once.
+
+    :param on_missed: called with each that was not stopped in time.
+    """
+
+    def __init__(self, clock: IReactorTime, seconds: float, on_missed: Callable[[_T], None]) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._on_missed = on_missed
+        self._due: dict[_T, float] = {}  # the first is due first
+        self._timer: Deadline | None = None
+
+    def start(self, who: _T) -> None:
+        """From now."""
+        self._due[who] = self._clock.seconds() + self._seconds
+        if self._timer is None:
+            self._wait(self._seconds)
+
+    def stop(self, who: _T) -> None:
+        """What was waited for has come, or will not any more."""
+        self._due.pop(who, None)
+
+    def rest(self) -> None:
+        """Leave no timer behind where nobody is waited for. Else the next time that it fires nothing happens."""
+        if not self._due and self._timer is not None:
+            self._timer.close()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        now = self._clock.seconds()
+        while self._due:
+            who, due = next(iter(self._due.items()))
+            if due > now:
+                self._wait(due - now)
+                break
+            del self._due[who]
+            self._on_missed(who)
+
+    def _wait(self, seconds: float) -> None:
+        """Until the first that is left is due, also where a newcomer has had the timer start."""
+        if self._timer is not None:
+            self._timer.close()
+        self._timer = Deadline(self._clock, self._seconds, self._look)
+        self._timer.start(seconds)

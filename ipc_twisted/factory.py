@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
@@ -25,6 +26,7 @@ from ipc_twisted.core.key_schedule import Prk
 from ipc_twisted.core.outbox import Delivery, Outbox
 from ipc_twisted.core.replay import MemoryReplayGuard, ReplayGuard
 from ipc_twisted.core.verifier import Rejection
+from ipc_twisted.deadline import Deadlines
 from ipc_twisted.errors import Category, ConfigError, HandshakeError
 from ipc_twisted.keys import Keyring
 from ipc_twisted.log_limit import LogLimit
@@ -38,6 +40,10 @@ ACCEPTS_PER_TURN = 1
 between two looks at what has arrived on them. What is not accepted yet waits in the kernel."""
 
 _log = Logger(namespace="ipc_twisted")
+
+
+def _handshake_missed(protocol: SecureIPCProtocol) -> None:
+    protocol.abandon(Category.HANDSHAKE_TIMEOUT)
 
 
 class SharedFactory(Factory[SecureIPCProtocol]):
@@ -59,6 +65,9 @@ class SharedFactory(Factory[SecureIPCProtocol]):
     """
 
     noisy = False
+    listening = False
+    """The next connection may come any time."""
+
     protocol = SecureIPCProtocol
     kept_outboxes: tuple[Outbox, ...] = ()
     """Those that outlive a connection."""
@@ -85,6 +94,7 @@ class SharedFactory(Factory[SecureIPCProtocol]):
         self.connections: set[SecureIPCProtocol] = set()
         self.transports: set[SecureIPCProtocol] = set()
         self.pending = Strangers(config.limits.max_pending_handshakes)
+        self._handshakes = Deadlines(clock, config.limits.handshake_timeout_seconds, _handshake_missed)
         self._limit = LogLimit(clock)
         self._policy = Policy(frozenset(config.allowed_kinds), config.wire_limits)
         self._handlers_ended: list[Deferred[None]] = []
@@ -98,9 +108,10 @@ class SharedFactory(Factory[SecureIPCProtocol]):
         """The core's part of a new connection; each side has its own."""
         raise NotImplementedError
 
-    def make_outbox(self, peer: str) -> Outbox:
+    def make_outbox(self, peer: IPv4Address) -> Outbox:
         """For the messages to one peer."""
-        return Outbox(self.config.limits.send_buffer_bytes, self.sent, partial(self.delivery_unclaimed, peer))
+        unclaimed = partial(self.delivery_unclaimed, f"{peer.host}:{peer.port}")
+        return Outbox(self.config.limits.send_buffer_bytes, self.sent, unclaimed)
 
     def now(self) -> int:
         """Wall-clock time, whole unix seconds.
@@ -127,14 +138,21 @@ class SharedFactory(Factory[SecureIPCProtocol]):
     # What connections tell
 
     def connection_made(self, protocol: SecureIPCProtocol) -> None:
-        """Nothing is known of the peer."""
+        """Nothing is known of the peer, and its time for the handshake runs."""
         self.transports.add(protocol)
+        self._handshakes.start(protocol)
+
+    def _handshake_over(self, protocol: SecureIPCProtocol) -> None:
+        self._handshakes.stop(protocol)
+        if not self.listening:
+            self._handshakes.rest()
 
     def handshake_answered(self, protocol: SecureIPCProtocol) -> None:
         """The other side's first message was in order, and ours is out."""
 
     def connection_authenticated(self, protocol: SecureIPCProtocol) -> None:
         """It is in."""
+        self._handshake_over(protocol)
         self.connections.add(protocol)
         self.counters["handshake", "authenticated"] += 1
         self._say(
@@ -142,20 +160,23 @@ class SharedFactory(Factory[SecureIPCProtocol]):
             None,
             "connection with {peer} authenticated",
             event="connection_authenticated",
-            peer=protocol.peer_address,
+            peer=protocol,
         )
 
     def connection_ending(self, protocol: SecureIPCProtocol) -> None:
         """It is over but for its transport."""
+        self._handshake_over(protocol)
         self.connections.discard(protocol)
         category = protocol.category or Category.CONNECTION_LOST
-        self.counters["ended" if protocol.authenticated else "handshake", category] += 1
-        if not protocol.authenticated:
-            self._warn(
+        authenticated = protocol.authenticated
+        self.counters["ended" if authenticated else "handshake", category] += 1
+        if not authenticated:
+            self._say(
+                LogLevel.warn,
                 category,
                 "handshake with {peer} failed: {category}",
                 event="handshake_failed",
-                peer=protocol.peer_address,
+                peer=protocol,
             )
         elif category in (Category.CLOSED, Category.SHUTTING_DOWN):
             self._say(
@@ -163,14 +184,15 @@ class SharedFactory(Factory[SecureIPCProtocol]):
                 category,
                 "connection with {peer} ended: {category}",
                 event="connection_ended",
-                peer=protocol.peer_address,
+                peer=protocol,
             )
         else:
-            self._warn(
+            self._say(
+                LogLevel.warn,
                 category,
                 "connection with {peer} ended: {category}",
                 event="connection_ended",
-                peer=protocol.peer_address,
+                peer=protocol,
             )
 
     def connection_ended(self, protocol: SecureIPCProtocol) -> None:
@@ -190,7 +212,7 @@ class SharedFactory(Factory[SecureIPCProtocol]):
             rejection.category,
             "rejected an envelope from {peer}: {category} kind={kind!r} trace_id={trace_id!r}",
             event="envelope_rejected",
-            peer=protocol.peer_address,
+            peer=protocol,
             kind=rejection.kind,
             trace_id=rejection.trace_id,
         )
@@ -200,7 +222,8 @@ class SharedFactory(Factory[SecureIPCProtocol]):
         error = delivery.exception()
         if error is not None:
             self.counters["unclaimed", error.category] += 1
-            self._warn(
+            self._say(
+                LogLevel.warn,
                 error.category,
                 "a message to {peer} was not accepted: {category} kind={kind!r} trace_id={trace_id!r}",
                 event="delivery_unclaimed",
@@ -239,11 +262,13 @@ class SharedFactory(Factory[SecureIPCProtocol]):
         self._handlers_ended.append(waiting)
         return waiting
 
-    def _warn(self, category: Category, message: str, **fields: object) -> None:
-        self._say(LogLevel.warn, category, message, **fields)
+    def _say(
+        self, level: Any, category: Category | None, message: str, peer: SecureIPCProtocol | str, **fields: object
+    ) -> None:
+        """A line that a peer can cause: bounded per message and category.
 
-    def _say(self, level: Any, category: Category | None, message: str, **fields: object) -> None:
-        """A line that a peer can cause: bounded per message and category."""
+        :param peer: its address, or the connection, which is asked for it only where the line is written.
+        """
         left_out = self._limit.admit(f"{message} {category}")
         if left_out is None:
             return
@@ -251,7 +276,8 @@ class SharedFactory(Factory[SecureIPCProtocol]):
             message += " (and {left_out} more like it, left out)"
         if category is not None:
             fields["category"] = str(category)
-        _log.emit(level, message, left_out=left_out, **fields)
+        address = peer if isinstance(peer, str) else peer.peer_address
+        _log.emit(level, message, left_out=left_out, peer=address, **fields)
 
 
 class SecureIPCFactory(SharedFactory):
@@ -265,6 +291,15 @@ class SecureIPCFactory(SharedFactory):
         super().__init__(clock, config, handler, **more)
         self._prks: dict[bytes, Prk] = keyring.by_id(config.service)
         self.ports: list[Any] = []
+
+    def startFactory(self) -> None:
+        """The first port is there."""
+        self.listening = True
+
+    def stopFactory(self) -> None:
+        """The last port is gone."""
+        self.listening = False
+        self._handshakes.rest()
 
     def use_keyring(self, keyring: Keyring) -> None:
         """Accept these keys from now on, and no others: connections under a key that is not among them are ended
@@ -286,7 +321,7 @@ class SecureIPCFactory(SharedFactory):
             Endpoint(host.host, host.port, peer.host, peer.port),
             self.random(NONCE_BYTES),
         )
-        return Connection(handshake, self._policy, self.guard, callbacks, self.make_outbox(protocol.peer_address))
+        return Connection(handshake, self._policy, self.guard, callbacks, partial(self.make_outbox, peer))
 
     def buildProtocol(self, addr: IAddress | None) -> SecureIPCProtocol | None:
         """None, which closes the socket at once: descriptors must not run out, also where many that were given up
@@ -345,7 +380,8 @@ class SecureIPCClientFactory(SharedFactory):
             Endpoint(LOOPBACK, self._port, own.host, own.port),  # what was dialled, not what the socket says
             self.random(NONCE_BYTES),
         )
-        return Connection(handshake, self._policy, self.guard, callbacks, self.make_outbox(protocol.peer_address))
+        peer = protocol.transport.getPeer()
+        return Connection(handshake, self._policy, self.guard, callbacks, partial(self.make_outbox, peer))
 
     def handshake_error(self, category: Category) -> HandshakeError:
         """What it can be, as far as a side that gets no answer can tell."""

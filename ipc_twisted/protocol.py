@@ -75,7 +75,7 @@ class Siblings(typing.Protocol):
         """The core's part of a new connection."""
 
     def connection_made(self, protocol: SecureIPCProtocol) -> None:
-        """A transport is there; nothing is known of the peer."""
+        """A transport is there; nothing is known of the peer, and its time for the handshake runs."""
 
     def handshake_answered(self, protocol: SecureIPCProtocol) -> None:
         """The other side's first message was in order, and ours is out."""
@@ -121,12 +121,10 @@ class SecureIPCProtocol(Protocol):
         self._unflushed = 0  # bytes that were sent since the last flush
         self._flush_call: IDelayedCall | None = None
         self._expiry_call: IDelayedCall | None = None
-        self._linger = Deadline(self._clock, LINGER_SECONDS, self._linger_over, late=LINGER_LATE_SECONDS)
-        self._lingering = False
+        self._linger: Deadline | None = None
         self._closing_as: State | None = None
-        self._handshake = Deadline(self._clock, shared.config.limits.handshake_timeout_seconds, self._handshake_missed)
         self._frame_timed = 0
-        self._frame = Deadline(self._clock, shared.config.limits.frame_timeout_seconds, self._frame_missed)
+        self._frame: Deadline | None = None
         self._authenticated: list[Deferred[SecureIPCProtocol]] = []
         self._closed: list[Deferred[Category]] = []
         self._lost = False
@@ -222,15 +220,13 @@ class SecureIPCProtocol(Protocol):
     # What Twisted calls
 
     def connectionMade(self) -> None:
-        self.transport.setTcpNoDelay(True)  # we gather what belongs together ourselves
-        self.transport.registerProducer(self, True)
+        """As little as can be: whoever it is costs us this. The rest is for :meth:`_is_authenticated`."""
         self._connection = self._shared.make_connection(
             self, Callbacks(self._is_authenticated, self._hand_over, self._rejected)
         )
-        self._handshake.start()
         self._shared.connection_made(self)
-        self._connection.start()
-        self._after()
+        if self._connection.start():
+            self._after()
 
     def dataReceived(self, data: bytes) -> None:
         """Run the chain over a segment. The clock is read once.
@@ -260,8 +256,8 @@ class SecureIPCProtocol(Protocol):
         if self._closing_as is None:  # a reset, or any other end that nothing announced
             self._shared.connection_ending(self)
         self._stop_clocks()
-        for deadline in (self._handshake, self._frame, self._linger):
-            deadline.close()
+        if self._linger is not None:
+            self._linger.close()
         self._shared.connection_ended(self)
         category = self._connection.category or Category.CONNECTION_LOST
         self._fail_authentication(category)
@@ -344,7 +340,8 @@ class SecureIPCProtocol(Protocol):
     # What the core calls
 
     def _is_authenticated(self) -> None:
-        self._handshake.stop()
+        self.transport.setTcpNoDelay(True)  # we gather what belongs together ourselves
+        self.transport.registerProducer(self, True)
         self.transport.bufferSize = READ_BYTES
         self._watch = PeerWatch(
             self._clock,
@@ -414,6 +411,9 @@ class SecureIPCProtocol(Protocol):
     def _time_frame(self, receiving: int) -> None:
         """Give every record that arrives in parts its own deadline."""
         self._frame_timed = receiving
+        if self._frame is None:
+            seconds = self._shared.config.limits.frame_timeout_seconds
+            self._frame = Deadline(self._clock, seconds, self._frame_missed)
         if receiving:
             self._frame.start()
         else:
@@ -479,7 +479,7 @@ class SecureIPCProtocol(Protocol):
 
     def _end_transport(self, state: State, first: bool) -> None:
         """The connection is over but for what the transport still holds. It leaves the factory's tables at once."""
-        self._stop_clocks(but_linger=True)
+        self._stop_clocks()
         if first:
             self._shared.connection_ending(self)
         self._fail_authentication(self._connection.category or Category.CONNECTION_LOST)
@@ -491,8 +491,8 @@ class SecureIPCProtocol(Protocol):
         self._write(self._connection.data_to_send(0, 0))
         if first:
             self.transport.unregisterProducer()  # with one, the transport would wait for it for ever
-        if not self._lingering:  # before what follows, which may end the transport within the call
-            self._lingering = True
+        if self._linger is None:  # before what follows, which may end the transport within the call
+            self._linger = Deadline(self._clock, LINGER_SECONDS, self._linger_over, late=LINGER_LATE_SECONDS)
             self._linger.start()
         if state is State.DONE:
             self.transport.loseConnection()
@@ -501,9 +501,6 @@ class SecureIPCProtocol(Protocol):
 
     def _linger_over(self) -> None:
         self.transport.abortConnection()
-
-    def _handshake_missed(self) -> None:
-        self.abandon(Category.HANDSHAKE_TIMEOUT)
 
     def _frame_missed(self) -> None:
         self._connection.fail(Category.FRAME_TIMEOUT)
@@ -514,16 +511,15 @@ class SecureIPCProtocol(Protocol):
         for deferred in waiting:
             deferred.errback(self._shared.handshake_error(category))
 
-    def _stop_clocks(self, *, but_linger: bool = False) -> None:
-        self._handshake.cancel()
-        self._frame.cancel()
+    def _stop_clocks(self) -> None:
+        """For good: the connection is over, but for how long its transport may still take."""
+        if self._frame is not None:
+            self._frame.close()
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
         calls = [self._flush_call, self._expiry_call]
         self._flush_call = self._expiry_call = None
-        if not but_linger:
-            self._linger.cancel()
         for call in calls:
             if call is not None:
                 call.cancel()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -33,6 +34,10 @@ ENDPOINT = Endpoint("127.0.0.1", 40001, "127.0.0.1", 50000)
 LIMITS = Limits(16 * MIB, 30, 1_024, 64 * MIB)
 
 _nonces = count()
+
+
+def _same(outbox: Outbox) -> Outbox:
+    return outbox
 
 
 class Side:
@@ -64,7 +69,9 @@ class Side:
             Policy(KINDS, limits),
             self.guard,
             Callbacks(self._authenticated, self._hand_over, self.rejected.append),
-            Outbox(send_buffer, self.sent, self.unclaimed.append) if outbox is None else outbox,
+            partial(Outbox, send_buffer, self.sent, self.unclaimed.append)
+            if outbox is None
+            else partial(_same, outbox),
         )
         self.connection.start()
 

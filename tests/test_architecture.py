@@ -102,6 +102,7 @@ ALLOWED_IN_CORE = {
     "functools",
     "hashlib",
     "heapq",
+    "hmac",
     "ipc_twisted",
     "itertools",
     "msgspec",
@@ -216,7 +217,7 @@ def logs(node: ast.Call) -> bool:
     called = node.func
     if not isinstance(called, ast.Attribute):
         return False
-    return called.attr == "_warn" or (isinstance(called.value, ast.Name) and called.value.id in {"_log", "log"})
+    return called.attr == "_say" or (isinstance(called.value, ast.Name) and called.value.id in {"_log", "log"})
 
 
 def shown(node: ast.AST) -> list[ast.expr]:

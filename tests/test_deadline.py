@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from twisted.internet.task import Clock
 
-from ipc_twisted.deadline import LATE_SECONDS, Deadline
+from ipc_twisted.deadline import LATE_SECONDS, Deadline, Deadlines
 
 
 class Timed:
@@ -149,3 +149,102 @@ def test_who_missed_it_may_start_it_again_from_within() -> None:
     timed.clock.pump([5, 5, 5])
     again.cancel()
     assert timed.missed == [5, 10, 15]
+
+
+class TimedMany:
+    """Ten seconds for each, on a clock."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.missed: list[tuple[float, str]] = []
+        self.deadlines: Deadlines[str] = Deadlines(self.clock, 10, self._missed)
+
+    def _missed(self, who: str) -> None:
+        self.missed.append((self.clock.seconds(), who))
+
+
+def test_of_many_each_is_missed_at_its_own_time_and_once() -> None:
+    timed = TimedMany()
+    for who in "abc":
+        timed.deadlines.start(who)
+        timed.clock.advance(3)
+    timed.clock.pump([0.5] * 100)
+    assert timed.missed == [(10, "a"), (13, "b"), (16, "c")]
+    assert timed.clock.getDelayedCalls() == []
+
+
+def test_of_many_those_that_were_stopped_are_not_missed_and_keep_nobody_elses_time_away() -> None:
+    timed = TimedMany()
+    for who in "abcd":
+        timed.deadlines.start(who)
+        timed.clock.advance(2)
+    for who in "acx":
+        timed.deadlines.stop(who)
+    timed.clock.pump([0.5] * 100)
+    assert timed.missed == [(12, "b"), (16, "d")]
+
+
+def test_many_that_come_and_go_need_one_timer() -> None:
+    """Whoever connects makes us start one."""
+    timed = TimedMany()
+    for number in range(1_000):
+        timed.deadlines.start(str(number))
+        timed.deadlines.stop(str(number))
+        assert len(timed.clock.getDelayedCalls()) == 1
+    timed.clock.advance(10)
+    assert (timed.missed, timed.clock.getDelayedCalls()) == ([], [])
+
+
+def test_many_leave_no_timer_behind_when_told_but_where_one_still_waits() -> None:
+    timed = TimedMany()
+    timed.deadlines.start("a")
+    timed.deadlines.rest()
+    assert len(timed.clock.getDelayedCalls()) == 1
+    timed.deadlines.stop("a")
+    timed.deadlines.rest()
+    assert timed.clock.getDelayedCalls() == []
+    timed.clock.advance(1)
+    timed.deadlines.start("b")
+    timed.clock.pump([0.5] * 30)
+    assert timed.missed == [(11, "b")]
+
+
+def test_many_have_their_time_anew_once_where_the_timer_fires_late() -> None:
+    timed = TimedMany()
+    timed.deadlines.start("a")
+    timed.clock.advance(5)
+    timed.deadlines.start("b")
+    timed.clock.advance(100)
+    assert timed.missed == []
+    timed.clock.pump([0.5] * 30)
+    assert timed.missed == [(115, "a"), (115, "b")]
+
+
+def test_many_are_all_found_where_every_turn_takes_long() -> None:
+    timed = TimedMany()
+    for who in "abc":
+        timed.deadlines.start(who)
+        timed.clock.advance(7)
+    timed.clock.pump([7] * 10)
+    assert [who for _, who in timed.missed] == ["a", "b", "c"]
+    assert max(at for at, _ in timed.missed) <= 14 + 2 * 10 + 3 * 7
+
+
+def test_one_of_many_that_is_missed_may_have_others_begin_and_end() -> None:
+    """As who is told that its handshake failed may do at once."""
+    clock, missed = Clock(), []
+
+    def on_missed(who: str) -> None:
+        missed.append((clock.seconds(), who))
+        if who == "a":
+            deadlines.stop("b")
+            deadlines.start("d")
+
+    deadlines: Deadlines[str] = Deadlines(clock, 10, on_missed)
+    for who in "ab":
+        deadlines.start(who)
+    clock.advance(2)
+    deadlines.start("c")
+    clock.pump([0.5] * 60)
+    assert missed == [(10, "a"), (12, "c"), (20, "d")]
+    assert clock.getDelayedCalls() == []

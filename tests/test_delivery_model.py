@@ -161,7 +161,7 @@ class Receiver(Party):
             Policy(KINDS, limits),
             self.guard,
             Callbacks(lambda: None, lambda envelope, _size: self.hand_over(connection, envelope), lambda _: None),
-            Outbox(10_000, Counter(), lambda _: None),
+            lambda: Outbox(10_000, Counter(), lambda _: None),
         )
         return End(self, connection)
 
@@ -211,7 +211,7 @@ class Sender(Party):
                 Policy(KINDS, limits),
                 self.guard,
                 Callbacks(lambda: None, lambda _envelope, _size: True, lambda _: None),
-                self.outbox,
+                lambda: self.outbox,
             ),
         )
 

@@ -8,6 +8,8 @@ import pickle
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from ipc_twisted.core.handshake import Endpoint
 from ipc_twisted.core.key_schedule import ConnectionKeys, Prk, lp, transcript
@@ -45,6 +47,19 @@ def test_all_keys_are_those_of_a_second_implementation(secret: bytes, th: bytes)
     order = (keys.fin_s, keys.fin_c, keys.c2s, keys.s2c)
     assert [key.sign(b"m") for key in derived] == [wire.sign(key, b"m") for key in order]
     assert Prk(secret).key_id("any") == wire.key_id(wire.prk(secret), "any")
+
+
+@pytest.mark.parametrize("secret", [bytes(32), SECRET, bytes(range(100))])
+def test_all_keys_are_those_of_the_hkdf_of_cryptography(secret: bytes) -> None:
+    def expand(label: bytes, length: int) -> bytes:
+        return HKDFExpand(SHA256(), length, label).derive(wire.prk(secret))
+
+    th = bytes.fromhex(TH)
+    okm = expand(b"ipc_twisted/1 connection keys\0" + th, 128)
+    keys = [okm[at : at + 32] for at in range(0, 128, 32)]
+    assert [key.sign(b"m") for key in Prk(secret).connection_keys(th)] == [wire.sign(key, b"m") for key in keys]
+    assert Prk(secret).server_tag(th, b"m") == wire.sign(keys[0], b"m")
+    assert Prk(secret).key_id("any") == expand(b"ipc_twisted/1 key id\0" + lp(b"any"), 8)
 
 
 def test_the_four_keys_of_a_connection_are_independent() -> None:

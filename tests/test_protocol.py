@@ -121,6 +121,29 @@ class HandshakeDeadlineTests(LoggedTestCase):
         self.server.turn(600)
         self.assertGoneAtTheDeadline(link, 10)
 
+    def test_strangers_that_come_and_go_at_a_port_need_one_timer(self) -> None:
+        """A timer of its own would be a good part of what each costs."""
+        factory = self.server.factory
+        factory.doStart()
+        for _ in range(3):
+            self.server.accept().transport.lose(ConnectionReset())
+            self.assertEqual(len(self.server.clock.getDelayedCalls()), 1)
+        self.server.turn(5)
+        link = self.server.accept()
+        factory.doStop()
+        self.server.clock.pump([0.5] * 19)
+        self.assertFalse(link.transport.aborted)
+        self.server.turn(0.5)
+        self.assertTrue(link.transport.aborted)
+        self.server.turn()
+        self.assertNothingLeft(self.server)
+
+    def test_a_port_that_is_gone_leaves_no_timer(self) -> None:
+        self.server.factory.doStart()
+        self.server.accept().transport.lose(ConnectionReset())
+        self.server.factory.doStop()
+        self.assertNothingLeft(self.server)
+
     def test_a_dialler_waits_no_longer_either(self) -> None:
         client = MemoryClient({"handshake_timeout_seconds": 10})
         waiting = client.protocol.when_authenticated()

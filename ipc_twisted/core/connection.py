@@ -18,6 +18,7 @@ randomness; after any call it writes :meth:`Connection.data_to_send` and looks a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
@@ -100,6 +101,10 @@ _NOBODY = Callbacks(lambda: None, lambda _envelope, _size: True, lambda _rejecti
 """Whom a connection tells that has ended: else it and its owner would hold each other until the collector runs."""
 
 
+_EMPTY = Outbox(0, Counter(), lambda _delivery: None)
+"""Before the handshake is done nothing can be sent: one is enough for all who never get that far."""
+
+
 class _Link(NamedTuple):
     """What there is only once the handshake is done."""
 
@@ -114,9 +119,10 @@ class Connection:
     """One connection, either side.
 
     :param guard: the receiver's, shared by its connections.
-    :param outbox: our messages without an outcome; nobody else writes from it while this connection lasts.
+    :param make_outbox: for :attr:`outbox`; called once both ends have proved themselves.
     :ivar state: see the module's docstring.
     :ivar category: why it ended, or is ending; None before.
+    :ivar outbox: our messages without an outcome; nobody else writes from it while this connection lasts.
     """
 
     def __init__(
@@ -125,12 +131,13 @@ class Connection:
         policy: Policy,
         guard: ReplayGuard,
         callbacks: Callbacks,
-        outbox: Outbox,
+        make_outbox: Callable[[], Outbox],
     ) -> None:
         self.state = State.HANDSHAKE
         self.category: Category | None = None
-        self.outbox = outbox
         self._handshake = handshake
+        self.outbox = _EMPTY
+        self._make_outbox = make_outbox
         self._policy = policy
         self._guard = guard
         self._callbacks = callbacks
@@ -180,15 +187,16 @@ class Connection:
 
     # Incoming
 
-    def start(self) -> None:
-        """The transport is connected."""
+    def start(self) -> bool:
+        """The transport is connected. False: nothing is to be done until the peer says something."""
         try:
             first = self._handshake.start()
         except Fault as fault:
             self.abandon(fault.category)
-            return
+            return True
         if first:
             self._control.append(first)
+        return bool(first)
 
     def receive_data(self, data: bytes, now: int) -> None:
         """Take a segment from the peer.
@@ -224,7 +232,8 @@ class Connection:
     def connection_lost(self) -> None:
         """The transport is gone."""
         self.receive_eof()
-        self.abandon(Category.CONNECTION_LOST)
+        if self.state is not State.DEAD:
+            self.abandon(Category.CONNECTION_LOST)
 
     def abandon(self, category: Category) -> None:
         """End without a word. What is in flight stays unknown. The first category given to a connection is kept."""
@@ -260,6 +269,7 @@ class Connection:
         )
         self._attached = True
         self.state = State.OPEN
+        self.outbox = self._make_outbox()
         self.outbox.attach(outcome.instance, partial(_refusal, self._link))
         if self.state is not State.OPEN:  # who was told of an outcome has ended it
             return b""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
@@ -29,9 +30,12 @@ NONCE_BYTES = 32
 _MAGIC = b"IPCT"
 _HEAD = Struct(">4sBBH")
 _LIMITS = Struct(">IIII")
+_ENDPOINT = Struct(">4sH4sH")
 _TAG_BYTES = hashlib.sha256().digest_size
 _M1, _M2, _M3 = 1, 2, 3
 _SIZES = {_M1: 64, _M2: 96, _M3: 40}
+_STARTS = {type_: size.to_bytes(4, "big") + _HEAD.pack(_MAGIC, VERSION, type_, 0) for type_, size in _SIZES.items()}
+"""Length and head, which are the same in every message of a type."""
 _SERVER_LABEL = b"server finished\0"
 _CLIENT_LABEL = b"client finished\0"
 
@@ -55,10 +59,14 @@ class Endpoint(NamedTuple):
 
     def packed(self) -> bytes:
         """12 bytes: the server's address and port, then the client's."""
-        return b"".join(
-            bytes(map(int, host.split("."))) + port.to_bytes(2, "big")
-            for host, port in ((self.server_host, self.server_port), (self.client_host, self.client_port))
-        )
+        server_host, server_port, client_host, client_port = self
+        return _ENDPOINT.pack(_ipv4(server_host), server_port, _ipv4(client_host), client_port)
+
+
+@lru_cache(maxsize=16)
+def _ipv4(host: str) -> bytes:
+    """4 bytes of a dotted quad, almost always the same one."""
+    return bytes(map(int, host.split(".")))
 
 
 class Outcome(NamedTuple):
@@ -80,7 +88,7 @@ class _Inbox:
 
     def __init__(self, type_: int) -> None:
         self._type = type_
-        self._size = _SIZES[type_]
+        self._size = 4 + _SIZES[type_]
         self._held = b""
 
     def feed(self, data: bytes) -> bytes | None:
@@ -88,30 +96,23 @@ class _Inbox:
 
         :raises Fault: ``handshake_malformed`` or ``version_unsupported``.
         """
-        wanted = 4 + self._size - len(self._held)
+        wanted = self._size - len(self._held)
         self._held += data[:wanted]
         self._judge()
-        return data[wanted:] if len(self._held) == 4 + self._size else None
+        return data[wanted:] if len(self._held) == self._size else None
 
     def _judge(self) -> None:
-        held = self._held
-        if len(held) >= 4 and int.from_bytes(held[:4], "big") != self._size:
-            raise Fault(Category.HANDSHAKE_MALFORMED)
-        if held[4:8] != _MAGIC[: len(held[4:8])]:
-            raise Fault(Category.HANDSHAKE_MALFORMED)
-        if held[8:9] not in (b"", bytes([VERSION])):
-            raise Fault(Category.VERSION_UNSUPPORTED)
-        rest = bytes([self._type, 0, 0])
-        if held[9:12] != rest[: len(held[9:12])]:
-            raise Fault(Category.HANDSHAKE_MALFORMED)
+        start = _STARTS[self._type]
+        held = self._held[: len(start)]
+        if len(held) < 4 or start.startswith(held):
+            return
+        # Where length and magic are right and the version is not, the rest of the head can mean anything.
+        other_version = held[:8] == start[:8] and held[8] != VERSION
+        raise Fault(Category.VERSION_UNSUPPORTED if other_version else Category.HANDSHAKE_MALFORMED)
 
     @property
     def message(self) -> bytes:
         return self._held[4:]
-
-
-def _head(type_: int) -> bytes:
-    return _SIZES[type_].to_bytes(4, "big") + _HEAD.pack(_MAGIC, VERSION, type_, 0)
 
 
 class ServerHandshake:
@@ -140,7 +141,7 @@ class ServerHandshake:
         self._endpoint = endpoint
         self._nonce = nonce
         self._inbox = _Inbox(_M1)
-        self._proof: tuple[Outcome, MacKey, bytes] | None = None
+        self._answered: tuple[bytes, bytes, bytes, bytes] | None = None  # key id, client's limits, transcript, our tag
 
     def start(self) -> bytes:
         """The client speaks first."""
@@ -154,33 +155,35 @@ class ServerHandshake:
         rest = self._inbox.feed(data)
         if rest is None:
             return b"", b""
-        if self._proof is None:
+        if self._answered is None:
             if rest:
                 raise Fault(Category.EARLY_DATA)
             return self._answer(self._inbox.message), b""
-        outcome, client_finished, signed = self._proof
-        if outcome.key_id not in self._prks:  # withdrawn since M1
-            raise Fault(Category.KEY_UNKNOWN)
-        if not client_finished.verifies(self._inbox.message[_HEAD.size :], signed):
-            raise Fault(Category.AUTHENTICATION_FAILED)
-        self.outcome = outcome
+        self.outcome = self._admit(self._inbox.message[_HEAD.size :], *self._answered)
         return b"", rest
 
     def _answer(self, m1: bytes) -> bytes:
+        """M2. No more is derived than it takes: most of those who stop here are no clients."""
         key_id = m1[8:16]
         prk = self._prks.get(key_id)
         if prk is None:
             raise Fault(Category.KEY_UNKNOWN)
-        unsigned = _head(_M2)[4:] + self._instance + _LIMITS.pack(*self._limits) + self._nonce
-        th = transcript(self._service, self._endpoint.packed(), m1, unsigned)
-        keys = prk.connection_keys(th)
-        tag = keys.server_finished.sign(_SERVER_LABEL, th)
-        outcome = Outcome(
-            key_id, self._instance, Limits(*_LIMITS.unpack(m1[16:32])), keys.server_to_client, keys.client_to_server
-        )
-        self._proof = outcome, keys.client_finished, _CLIENT_LABEL + th + tag
+        unsigned = _STARTS[_M2] + self._instance + _LIMITS.pack(*self._limits) + self._nonce
+        th = transcript(self._service, self._endpoint.packed(), m1, unsigned[4:])
+        tag = prk.server_tag(th, _SERVER_LABEL + th)
+        self._answered = key_id, m1[16:32], th, tag
         self._inbox = _Inbox(_M3)
-        return _head(_M2)[:4] + unsigned + tag
+        return unsigned + tag
+
+    def _admit(self, proof: bytes, key_id: bytes, limits: bytes, th: bytes, tag: bytes) -> Outcome:
+        prk = self._prks.get(key_id)
+        if prk is None:  # withdrawn since M1
+            raise Fault(Category.KEY_UNKNOWN)
+        keys = prk.connection_keys(th)
+        if not keys.client_finished.verifies(proof, _CLIENT_LABEL, th, tag):
+            raise Fault(Category.AUTHENTICATION_FAILED)
+        limits_c = Limits(*_LIMITS.unpack(limits))
+        return Outcome(key_id, self._instance, limits_c, keys.server_to_client, keys.client_to_server)
 
 
 class ClientHandshake:
@@ -198,7 +201,7 @@ class ClientHandshake:
         self._endpoint = endpoint
         self._nonce = nonce
         self._key_id = prk.key_id(service)
-        self._m1 = _head(_M1) + self._key_id + _LIMITS.pack(*limits) + nonce
+        self._m1 = _STARTS[_M1] + self._key_id + _LIMITS.pack(*limits) + nonce
         self._inbox = _Inbox(_M2)
 
     def start(self) -> bytes:
@@ -228,4 +231,4 @@ class ClientHandshake:
             raise Fault(Category.AUTHENTICATION_FAILED)
         limits = Limits(*_LIMITS.unpack(m2[16:32]))
         self.outcome = Outcome(self._key_id, m2[8:16], limits, keys.client_to_server, keys.server_to_client)
-        return _head(_M3) + keys.client_finished.sign(_CLIENT_LABEL, th, tag), b""
+        return _STARTS[_M3] + keys.client_finished.sign(_CLIENT_LABEL, th, tag), b""

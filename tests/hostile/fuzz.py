@@ -232,7 +232,7 @@ class Strangers:
 
     def _connection(self, handshake: ServerHandshake | ClientHandshake) -> Connection:
         self._let_in = False
-        connection = Connection(handshake, POLICY, self._guard, self._callbacks, _outbox())
+        connection = Connection(handshake, POLICY, self._guard, self._callbacks, _outbox)
         connection.start()
         return connection
 
@@ -350,7 +350,7 @@ class Side:
         else:
             handshake = ClientHandshake(PRK, common.SERVICE, LIMITS, ENDPOINT, common.NONCE_C)
         callbacks = Callbacks(lambda: None, self._hand_over, self.rejected.append)
-        self.connection = connection = Connection(handshake, POLICY, guard, callbacks, _outbox())
+        self.connection = connection = Connection(handshake, POLICY, guard, callbacks, _outbox)
         connection.start()
         own = LIMITS if direction == "s2c" else Limits(*common.LIMITS)
         m1 = wire.m1(next(iter(PRKS)), own, common.NONCE_C)

@@ -7,10 +7,12 @@ _keys = MutantsOf("core/key_schedule", "key_schedule", "frozen_vector", "vectors
 _shake = MutantsOf("core/handshake", "handshake", "vectors")
 
 _SERVER_TAG = "        if not keys.server_finished.verifies(tag, _SERVER_LABEL, th):\n"
-_CLIENT_TAG = "        if not client_finished.verifies(self._inbox.message[_HEAD.size :], signed):\n"
-_FIELDS = 'fields = (_TRANSCRIPT_LABEL, service.encode("ascii"), endpoint, m1, m2_unsigned)'
-_KEYS = "MacKey(okm[at : at + DIGEST_BYTES]) for at in range(0, len(okm), DIGEST_BYTES)"
-_INBOX_SIZE = 'if len(held) >= 4 and int.from_bytes(held[:4], "big") != self._size:'
+_CLIENT_TAG = "        if not keys.client_finished.verifies(proof, _CLIENT_LABEL, th, tag):\n"
+_BEGINNING = 'sha256(lp(_TRANSCRIPT_LABEL) + lp(service.encode("ascii")))'
+_FIELDS = "update(lp(endpoint) + lp(m1) + lp(m2_unsigned))"
+_KEYS = "map(MacKey, okm)"
+_ENDS = "_ipv4(server_host), server_port, _ipv4(client_host), client_port"
+_START = "start.startswith(held):"
 
 MUTANTS = [
     # One tag
@@ -65,90 +67,95 @@ MUTANTS = [
         "_CONNECTION_LABEL = _KEY_ID_LABEL",
     ),
     _keys(
-        "keys-without-transcript", "every connection has the same keys", "_CONNECTION_LABEL + th", "_CONNECTION_LABEL"
+        "keys-without-transcript",
+        "every connection has the same keys",
+        "_CONNECTION_LABEL + th, len",
+        "_CONNECTION_LABEL, len",
+        ("_CONNECTION_LABEL + th, 1", "_CONNECTION_LABEL, 1"),
     ),
-    _keys("keys-all-one", "one key for all purposes", _KEYS, "MacKey(okm[:DIGEST_BYTES]) for _ in range(4)"),
+    _keys("keys-all-one", "one key for all purposes", _KEYS, "map(MacKey, 4 * okm[:1])"),
+    _keys(
+        "keys-from-one-block",
+        "one key for all purposes",
+        'okm[-1] + info + bytes([number]), "sha256"',
+        'info + b"\\x01", "sha256"',
+    ),
     _keys(
         "finished-keys-alike",
         "a server's proof is a client's",
         _KEYS,
-        _KEYS.replace("range(0, len(okm), DIGEST_BYTES)", "(0, 0, 64, 96)"),
+        "map(MacKey, okm[:1] + okm[:1] + okm[2:])",
     ),
     _keys(
         "record-keys-alike",
         "records can be reflected",
         _KEYS,
-        _KEYS.replace("range(0, len(okm), DIGEST_BYTES)", "(0, 32, 64, 64)"),
+        "map(MacKey, okm[:3] + okm[2:3])",
     ),
     # What both must agree on
     _keys(
         "transcript-without-label",
         "it can be that of another protocol",
-        _FIELDS,
-        _FIELDS.replace("_TRANSCRIPT_LABEL, ", ""),
+        _BEGINNING,
+        _BEGINNING.replace("lp(_TRANSCRIPT_LABEL) + ", ""),
     ),
     _keys(
         "transcript-without-service",
         "another service's will do",
-        _FIELDS,
-        _FIELDS.replace('service.encode("ascii"), ', ""),
+        _BEGINNING,
+        "sha256(lp(_TRANSCRIPT_LABEL))",
     ),
-    _keys("transcript-without-endpoint", "a squatter can relay", _FIELDS, _FIELDS.replace("endpoint, ", "")),
-    _keys("transcript-without-m1", "a client's nonce and limits are nowhere", _FIELDS, _FIELDS.replace("m1, ", "")),
+    _keys("transcript-without-endpoint", "a squatter can relay", _FIELDS, _FIELDS.replace("lp(endpoint) + ", "")),
+    _keys(
+        "transcript-without-m1", "a client's nonce and limits are nowhere", _FIELDS, _FIELDS.replace(" + lp(m1)", "")
+    ),
     _keys(
         "transcript-without-m2",
         "a server's nonce and limits are nowhere",
         _FIELDS,
-        _FIELDS.replace(", m2_unsigned", ""),
+        _FIELDS.replace(" + lp(m2_unsigned)", ""),
     ),
     _keys(
-        "transcript-without-lengths", "fields can be read in two ways", 'b"".join(map(lp, fields))', 'b"".join(fields)'
+        "transcript-without-lengths",
+        "fields can be read in two ways",
+        _FIELDS,
+        "update(endpoint + m1 + m2_unsigned)",
     ),
     _shake(
         "transcript-without-limits",
         "who stands between can change what the server takes",
-        "th = transcript(self._service, self._endpoint.packed(), m1, unsigned)",
-        "th = transcript(self._service, self._endpoint.packed(), m1, unsigned[:16] + unsigned[32:])",
+        "th = transcript(self._service, self._endpoint.packed(), m1, unsigned[4:])",
+        "th = transcript(self._service, self._endpoint.packed(), m1, unsigned[4:20] + unsigned[36:])",
         (
             "th = transcript(self._service, self._endpoint.packed(), self._m1[4:], unsigned)",
             "th = transcript(self._service, self._endpoint.packed(), self._m1[4:], unsigned[:16] + unsigned[32:])",
         ),
     ),
-    _shake("endpoint-without-port", "a relay from another port", '+ port.to_bytes(2, "big")', "+ bytes(2)"),
-    _shake(
-        "endpoint-without-client",
-        "a relay for another client",
-        "(self.client_host, self.client_port))\n",
-        "(self.server_host, self.server_port))\n",
-    ),
+    _shake("endpoint-without-port", "a relay from another port", _ENDS, "_ipv4(server_host), 0, _ipv4(client_host), 0"),
+    _shake("endpoint-without-client", "a relay for another client", _ENDS, 2 * "_ipv4(server_host), server_port, "),
     # Each byte of the messages
-    _shake("message-length", "any length is waited for", _INBOX_SIZE, "if False:"),
+    _shake("message-length", "any length is waited for", _START, "start[4:].startswith(held[4:]):"),
     _shake(
         "message-length-late",
-        "a wrong length is noticed only once so many bytes are there",
-        _INBOX_SIZE,
-        _INBOX_SIZE.replace(">= 4 and", ">= 4 + self._size and"),
+        "a wrong length is noticed only once the head is there",
+        _START,
+        "(len(held) < len(start) and start[4:].startswith(held[4:])) or start.startswith(held):",
     ),
-    _shake("magic", "another protocol is answered", "if held[4:8] != _MAGIC[: len(held[4:8])]:", "if False:"),
-    _shake("version", "any version is taken", 'if held[8:9] not in (b"", bytes([VERSION])):', "if False:"),
+    _shake("magic", "another protocol is answered", _START, "(start[:4] + held[4:8] + start[8:]).startswith(held):"),
+    _shake("version", "any version is taken", _START, "(start[:8] + held[8:9] + start[9:]).startswith(held):"),
     _shake(
         "version-lower",
         "an older version is taken",
-        'if held[8:9] not in (b"", bytes([VERSION])):',
-        'if held[8:9] not in (b"", bytes([VERSION]), bytes([VERSION - 1])):',
+        _START,
+        "start.startswith(held) or (start[:8] + bytes([VERSION - 1]) + start[9:]).startswith(held):",
     ),
     _shake(
         "message-type",
         "a message of another type is taken",
-        "if held[9:12] != rest[: len(held[9:12])]:",
-        "if held[10:12] != rest[1:][: len(held[10:12])]:",
+        _START,
+        "(start[:9] + held[9:10] + start[10:]).startswith(held):",
     ),
-    _shake(
-        "flags",
-        "flags that mean nothing yet are taken",
-        "if held[9:12] != rest[: len(held[9:12])]:",
-        "if held[9:10] != rest[: len(held[9:10])]:",
-    ),
+    _shake("flags", "flags that mean nothing yet are taken", _START, "(start[:10] + held[10:]).startswith(held):"),
     _shake(
         "early-data-server",
         "bytes behind M1 before M2 are passed over",
@@ -165,14 +172,15 @@ MUTANTS = [
     _shake(
         "key-unknown",
         "a key id that is not known is answered under a key that is",
-        "prk = self._prks.get(key_id)\n",
-        "prk = self._prks.get(key_id) or next(iter(self._prks.values()), None)\n",
+        "prk = self._prks.get(key_id)\n        if prk is None:\n",
+        "prk = self._prks.get(key_id) or next(iter(self._prks.values()), None)\n        if prk is None:\n",
     ),
     _shake(
         "key-withdrawn",
         "who said M1 in time gets in under a key that has been withdrawn",
-        "if outcome.key_id not in self._prks:",
-        "if False:",
+        "prk = self._prks.get(key_id)\n        if prk is None:  #",
+        "prk = self._prks.get(key_id, self._known)\n        if prk is None:  #",
+        ("        self._answered = key_id", "        self._known = prk\n        self._answered = key_id"),
         tests=("handshake", "rotation"),
     ),
     _shake("client-unproved", "whoever knows a key id gets in", _CLIENT_TAG, "        if False:\n"),
@@ -180,22 +188,22 @@ MUTANTS = [
     _shake(
         "server-proof-without-transcript",
         "a recorded proof convinces every client",
-        "keys.server_finished.sign(_SERVER_LABEL, th)",
-        "prk.connection_keys(b'').server_finished.sign(_SERVER_LABEL)",
+        "prk.server_tag(th, _SERVER_LABEL + th)",
+        "prk.server_tag(b'', _SERVER_LABEL)",
         (_SERVER_TAG, _SERVER_TAG.replace("keys.s", "self._prk.connection_keys(b'').s").replace(", th)", ")")),
     ),
     _shake(
         "client-proof-without-servers",
         "M3 does not say which M2 it answers",
-        "_CLIENT_LABEL + th + tag",
-        "_CLIENT_LABEL + th",
+        "verifies(proof, _CLIENT_LABEL, th, tag)",
+        "verifies(proof, _CLIENT_LABEL, th)",
         ("sign(_CLIENT_LABEL, th, tag)", "sign(_CLIENT_LABEL, th)"),
     ),
     _shake(
         "proofs-under-one-key",
         "roles are told apart by their label only",
-        "keys.client_finished, _CLIENT_LABEL",
-        "keys.server_finished, _CLIENT_LABEL",
+        "keys.client_finished.verifies(",
+        "keys.server_finished.verifies(",
         ("keys.client_finished.sign(", "keys.server_finished.sign("),
     ),
     _shake(
@@ -207,16 +215,22 @@ MUTANTS = [
     _shake(
         "one-key-both-ways",
         "records can be reflected",
-        "keys.server_to_client, keys.client_to_server\n",
-        "keys.client_to_server, keys.client_to_server\n",
-        ("keys.client_to_server, keys.server_to_client)\n", "keys.client_to_server, keys.client_to_server)\n"),
+        "limits_c, keys.server_to_client, keys.client_to_server)\n",
+        "limits_c, keys.client_to_server, keys.client_to_server)\n",
+        (
+            "limits, keys.client_to_server, keys.server_to_client)\n",
+            "limits, keys.client_to_server, keys.client_to_server)\n",
+        ),
     ),
     _shake(
         "directions-swapped",
         "each side signs with the key of the other direction",
-        "keys.server_to_client, keys.client_to_server\n",
-        "keys.client_to_server, keys.server_to_client\n",
-        ("keys.client_to_server, keys.server_to_client)\n", "keys.server_to_client, keys.client_to_server)\n"),
+        "limits_c, keys.server_to_client, keys.client_to_server)\n",
+        "limits_c, keys.client_to_server, keys.server_to_client)\n",
+        (
+            "limits, keys.client_to_server, keys.server_to_client)\n",
+            "limits, limits_c, keys.server_to_client, keys.client_to_server)\n",
+        ),
     ),
     _shake(
         "nonces-alike",

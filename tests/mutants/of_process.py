@@ -189,12 +189,19 @@ MUTANTS = [
         "            self.due = None\n            self._on_missed()\n",
         "            self.start()\n",
     ),
-    _protocol("handshake-untimed", "a stranger stays for ever", "        self._handshake.start()\n", ""),
+    _deadline(
+        "deadlines-of-the-first",
+        "only the first of many strangers ever has to go",
+        "                self._wait(due - now)\n",
+        "",
+        tests=("deadline", "protocol"),
+    ),
+    _factory("handshake-untimed", "a stranger stays for ever", "        self._handshakes.start(protocol)\n", ""),
     _protocol(
         "handshake-extended-by-bytes",
         "a byte now and then keeps a stranger's place",
         _RECEIVE,
-        "            if not self.authenticated:\n                self._handshake.start()\n" + _RECEIVE,
+        "            if not self.authenticated:\n                self._shared._handshakes.start(self)\n" + _RECEIVE,
     ),
     _protocol(
         "frame-untimed",
