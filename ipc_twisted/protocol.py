@@ -41,6 +41,12 @@ READ_BYTES = 128 * 1024
 """Read at a time once the peer has proved itself. Each record that lies across two reads is collected part by part;
 for small ones larger reads gain nothing and leave the processor's cache."""
 
+EARLY_BYTES = 32 * 1024
+"""So much that is sent in one turn does not wait for its end, while the other side has nothing to do."""
+
+EARLY_MESSAGES = 512
+"""With so many on their way it has."""
+
 DIRECT_BYTES = 2 * WRITE_BYTES
 """Up to so much goes to the kernel at once if nothing waits in the transport, which else writes it a turn later."""
 
@@ -118,7 +124,7 @@ class SecureIPCProtocol(Protocol):
         self._origin = Origin(shared.wall)
         self._paused = False
         self._busy = False  # what is sent while a segment is read, or written, waits for the end of that
-        self._unflushed = 0  # bytes that were sent since the last flush
+        self._unflushed = 0  # cost of what was sent since the last look at it, bytes
         self._flush_call: IDelayedCall | None = None
         self._expiry_call: IDelayedCall | None = None
         self._linger: Deadline | None = None
@@ -160,8 +166,8 @@ class SecureIPCProtocol(Protocol):
         delivery = self._connection.send(Delivery, payload_bytes, fields)
         if not self._busy:
             self._unflushed += delivery.cost
-            if self._unflushed >= WRITE_BYTES:  # the other side begins with it while the rest is made
-                self._flush()
+            if self._unflushed >= EARLY_BYTES:
+                self._flush_early()
             elif self._flush_call is None:
                 self._flush_soon()
         return delivery
@@ -422,6 +428,13 @@ class SecureIPCProtocol(Protocol):
     def _flush_soon(self) -> None:
         if self._flush_call is None and not self._busy:
             self._flush_call = self._clock.callLater(0, self._flush_due)
+
+    def _flush_early(self) -> None:
+        """Within the turn, so that the other side begins while the rest is made; but not where it has enough to do."""
+        self._unflushed = 0
+        if len(self._connection.outbox.in_flight) < EARLY_MESSAGES:
+            self._flush()
+        self.flush()
 
     def _flush_due(self) -> None:
         self._flush_call = None

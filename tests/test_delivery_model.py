@@ -769,7 +769,7 @@ class RemembersWhatItRefused(MemoryReplayGuard):
     def admit(self, nonce: str, ts: int, now: int) -> Category | None:
         category = super().admit(nonce, ts, now)
         if category is Category.REPLAY_CACHE_FULL:
-            self._seen.add(nonce)
+            self._seen[hash(nonce) % len(self._seen)].add(nonce)
         return category
 
 

@@ -36,7 +36,7 @@ from ipc_twisted import (
 from ipc_twisted.config import SPARE_DESCRIPTORS
 from ipc_twisted.dialling import Dialler
 from ipc_twisted.log_limit import LINES, SECONDS
-from ipc_twisted.protocol import LINGER_SECONDS, READ_BYTES, WRITE_BYTES
+from ipc_twisted.protocol import EARLY_BYTES, EARLY_MESSAGES, LINGER_SECONDS, READ_BYTES, WRITE_BYTES
 from tests import wire_peer as wire
 from tests.log_lines import Lines
 from tests.memory_link import NOW, SECRET, SERVER, MemoryClient, MemoryLink, MemoryServer
@@ -314,13 +314,26 @@ class TurnTests(LoggedTestCase):
         self.assertEqual(len(self.link.transport.writes), 1)
         self.assertEqual(self.written(), [wire.ENVELOPE] * 100)
 
-    def test_what_is_more_than_one_write_begins_to_go_out_within_the_turn(self) -> None:
-        """Else the other side would begin with the first of many only when the last of them was made."""
-        each = 8_192
-        for _ in range(WRITE_BYTES // each):
+    def test_the_first_of_many_go_out_within_the_turn(self) -> None:
+        """Else the other side would begin with them only when the last of them was made."""
+        each, writes = 4_096, self.link.transport.writes
+        for _ in range(2 * EARLY_BYTES // each):
             self.link.protocol.send("job.run", bytes(each))
-        self.assertEqual(len(self.link.transport.writes), 1)
-        self.assertGreaterEqual(len(self.link.transport.writes[0]), WRITE_BYTES - each)
+        self.assertEqual([len(write) > EARLY_BYTES - each for write in writes], [True, True])
+        self.link.protocol.send("job.run", b"")
+        self.server.turn()
+        self.assertEqual(len(writes), 3)
+
+    def test_they_do_not_where_the_other_side_has_enough_to_do(self) -> None:
+        for _ in range(EARLY_MESSAGES):
+            self.link.protocol.send("job.run", b"")
+        self.server.turn()
+        writes = len(self.link.transport.writes)
+        for _ in range(2 * EARLY_BYTES // 4_096):
+            self.link.protocol.send("job.run", bytes(4_096))
+        self.assertEqual(len(self.link.transport.writes), writes)
+        self.server.turn()
+        self.assertEqual(len(self.link.transport.writes), writes + 1)
 
     def test_what_the_kernel_does_not_take_at_once_follows_in_order(self) -> None:
         transport = self.link.transport

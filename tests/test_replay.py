@@ -145,6 +145,15 @@ def test_under_full_load_each_message_still_costs_a_little() -> None:
     assert max(before + 1 - after for before, after in pairwise(sizes)) <= 16
 
 
+def test_what_grows_at_a_time_is_a_small_part() -> None:
+    """A set of a million entries that grows takes a tenth of a second for it, in which the reactor stands still."""
+    guard = MemoryReplayGuard(40_000, TTL, INSTANCE)
+    for at in range(40_000):
+        assert guard.admit(f"a{at}", NOW, NOW) is None
+    assert len(guard) == 40_000
+    assert max(map(len, guard._seen)) < 40_000 / 100
+
+
 def test_many_old_seconds_are_forgotten_a_few_at_a_time() -> None:
     guard = MemoryReplayGuard(1_000, TTL, INSTANCE)
     for at in range(TTL + 1):

@@ -10,9 +10,10 @@ Rules, in the order they are applied to a message whose signature has been verif
 ``floor`` never falls. Under load, or when the clock goes back, the window shrinks; it is never open. The sustained
 rate is ``capacity / 2`` messages a second.
 
-Cost: one set look-up and one list append a message. What is forgotten leaves the set a few entries a message, because
-dropping a million at once would stall the reactor; until then it is rejected as ``replayed`` or by the floor, both of
-which are safe. Memory: one set slot, one list slot and the nonce itself for each entry.
+Cost: one set look-up and one list append a message. Nothing is done for a million entries at once, which would stall
+the reactor: what is forgotten leaves the set a few entries a message (until then it is rejected as ``replayed`` or by
+the floor, both of which are safe), and the set is many small ones, of which one grows at a time. Memory: one set slot,
+one list slot and the nonce itself for each entry.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Protocol
 
 from ipc_twisted.errors import Category
 
+_SETS = 256
 _FORGET_PER_MESSAGE = 8  # more than the one that is added, so that what is due to go does go
 
 
@@ -61,14 +63,15 @@ class MemoryReplayGuard:
         self.floor = 0
         self._capacity = capacity
         self._ttl = ttl_seconds
-        self._seen: set[str] = set()
+        self._seen: list[set[str]] = [set() for _ in range(_SETS)]  # a nonce is in the one that its hash says
+        self._count = 0
         self._seconds: dict[int, list[str]] = {}
         self._oldest: list[int] = []  # heap of the keys of _seconds
         self._forgotten: deque[list[str]] = deque()
 
     def __len__(self) -> int:
         """Nonces that take up memory, at most ``capacity``."""
-        return len(self._seen)
+        return self._count
 
     def admit(self, nonce: str, ts: int, now: int) -> Category | None:
         """See :meth:`ReplayGuard.admit`.
@@ -81,17 +84,19 @@ class MemoryReplayGuard:
             self._forget_before(now - self._ttl)
         if ts < self.floor:
             return Category.OUTSIDE_REPLAY_WINDOW if ts >= now - self._ttl else Category.EXPIRED
-        if nonce in self._seen:
+        seen = self._seen[hash(nonce) % _SETS]
+        if nonce in seen:
             return Category.REPLAYED
         if self._forgotten:
             self._release()
-        if len(self._seen) >= self._capacity:
+        if self._count >= self._capacity:
             self._forget_for_space(now)
-            if len(self._seen) >= self._capacity:
+            if self._count >= self._capacity:
                 return Category.REPLAY_CACHE_FULL
             if ts < self.floor:  # its own second had to go
                 return Category.OUTSIDE_REPLAY_WINDOW
-        self._seen.add(nonce)
+        seen.add(nonce)
+        self._count += 1
         if second is None:
             self._seconds[ts] = [nonce]
             heappush(self._oldest, ts)
@@ -124,6 +129,8 @@ class MemoryReplayGuard:
         for _ in range(_FORGET_PER_MESSAGE):
             if not self._forgotten:
                 return
-            self._seen.discard(self._forgotten[0].pop())
+            nonce = self._forgotten[0].pop()
+            self._seen[hash(nonce) % _SETS].discard(nonce)
+            self._count -= 1
             if not self._forgotten[0]:
                 self._forgotten.popleft()

@@ -9,13 +9,13 @@ _again = MutantsOf("core/resend", "resend", "delivery_model")
 
 _FLOOR = "        self.floor = max(self.floor, ts + 1)\n"
 _SECOND = "        second = self._seconds.get(ts)\n"
-_SEEN = "        if nonce in self._seen:\n"
+_SEEN = "        if nonce in seen:\n"
 _SPACE = (
     "        if self._forgotten:\n"
     "            self._release()\n"
-    "        if len(self._seen) >= self._capacity:\n"
+    "        if self._count >= self._capacity:\n"
     "            self._forget_for_space(now)\n"
-    "            if len(self._seen) >= self._capacity:\n"
+    "            if self._count >= self._capacity:\n"
     "                return Category.REPLAY_CACHE_FULL\n"
     "            if ts < self.floor:  # its own second had to go\n"
     "                return Category.OUTSIDE_REPLAY_WINDOW\n"
@@ -64,14 +64,14 @@ MUTANTS = [
     _guard(
         "capacity",
         "it grows without a bound",
-        "            if len(self._seen) >= self._capacity:\n                return Category.REPLAY_CACHE_FULL\n",
+        "            if self._count >= self._capacity:\n                return Category.REPLAY_CACHE_FULL\n",
         "",
     ),
     _guard(
         "capacity-one-more",
         "one more than configured",
-        "        if len(self._seen) >= self._capacity:\n            self._f",
-        "        if len(self._seen) > self._capacity:\n            self._f",
+        "        if self._count >= self._capacity:\n            self._f",
+        "        if self._count > self._capacity:\n            self._f",
     ),
     _guard(
         "last-second-goes",
