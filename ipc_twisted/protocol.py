@@ -47,9 +47,6 @@ EARLY_BYTES = 32 * 1024
 EARLY_MESSAGES = 512
 """With so many on their way it has."""
 
-DIRECT_BYTES = 2 * WRITE_BYTES
-"""Up to so much goes to the kernel at once if nothing waits in the transport, which else writes it a turn later."""
-
 _MANY_BUFFERS = 64  # from here on, one more copy of small frames costs less than what the transport does with each
 
 LINGER_SECONDS = 1.0
@@ -240,12 +237,14 @@ class SecureIPCProtocol(Protocol):
         What handlers answer goes out at once with the RECEIPT: a turn later would be half of a round trip's time.
         """
         self._shared.bytes_received += len(data)
+        connection = self._connection
         self._busy = True
         try:
-            self._connection.receive_data(data, self._shared.now())
+            to_do = connection.receive_data(data, self._shared.now())
         finally:
             self._busy = False
-        self._after(at_once=True)
+        if to_do or connection.receiving != self._frame_timed:
+            self._after(at_once=True)
 
     def readConnectionLost(self) -> None:
         self._connection.receive_eof()
@@ -474,7 +473,8 @@ class SecureIPCProtocol(Protocol):
         if data and self._origin.is_here:
             size = sum(map(len, data))
             transport = self.transport
-            if size <= DIRECT_BYTES and not (transport.dataBuffer or transport._tempDataLen):
+            if size <= WRITE_BYTES and not (transport.dataBuffer or transport._tempDataLen):
+                # Straight to the kernel: the transport would write it a turn later, after two more system calls.
                 left: Any = memoryview(b"".join(data))  # its type says bytes, but it takes any buffer
                 while left and isinstance(sent := transport.writeSomeData(left), int) and sent > 0:
                     left = left[sent:]

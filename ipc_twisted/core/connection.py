@@ -198,19 +198,20 @@ class Connection:
             self._control.append(first)
         return bool(first)
 
-    def receive_data(self, data: bytes, now: int) -> None:
+    def receive_data(self, data: bytes, now: int) -> bool:
         """Take a segment from the peer.
 
         :param now: unix seconds.
+        :returns: False: it lay in the middle of a record, and there is nothing to do; :attr:`receiving` may be new.
         """
         if self.state is State.HANDSHAKE:
             data = self._shake(data)
         link = self._link
         if link is None or not data or not (self.state is State.OPEN or self.state is State.CLOSING):
-            return
+            return True
         frames = link.framer.feed(data)
-        if not frames and link.framer.fault is None:  # the middle of a large record: as often as segments come
-            return
+        if not frames and link.framer.fault is None:  # as often as segments of a large record come
+            return False
         callbacks = self._callbacks
         try:
             link.verifier.verify(frames, now, callbacks.hand_over, callbacks.rejected, self._take_control)
@@ -218,6 +219,7 @@ class Connection:
                 raise Fault(link.framer.fault)
         except Fault as fault:
             self.fail(fault.category)
+        return True
 
     def receive_eof(self) -> None:
         """The peer will write no more."""
