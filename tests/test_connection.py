@@ -47,10 +47,14 @@ def say(forger: Forger | None, make: Callable[[Forger], bytes]) -> None:
         forger.say(make(forger))
 
 
+def too_long(side: Side, _: object) -> None:
+    side.connection.receive_data(b"\xff\xff\xff\xff", NOW)
+
+
 EVENTS: dict[str, Callable[[Side, Forger | None], None]] = {
     "envelope": lambda _, forger: say(forger, lambda f: f.envelope()),
     "forged": lambda _, forger: say(forger, lambda f: f.envelope(sig=FORGED)),
-    "too long": lambda side, _: side.connection.receive_data(b"\xff\xff\xff\xff", NOW),
+    "too long": too_long,
     "peer's close": lambda _, forger: say(forger, lambda f: f.close()),
     "eof": lambda side, _: side.connection.receive_eof(),
     "lost": lambda side, _: side.connection.connection_lost(),
