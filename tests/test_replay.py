@@ -146,7 +146,7 @@ def test_under_full_load_each_message_still_costs_a_little() -> None:
 
 
 def test_what_grows_at_a_time_is_a_small_part() -> None:
-    """A set of a million entries that grows takes a tenth of a second for it, in which the reactor stands still."""
+    """While a set grows, the reactor stands still: for a million entries far too long."""
     guard = MemoryReplayGuard(40_000, TTL, INSTANCE)
     for at in range(40_000):
         assert guard.admit(f"a{at}", NOW, NOW) is None
