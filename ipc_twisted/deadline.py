@@ -86,7 +86,8 @@ class Deadline:
 class Deadlines(Generic[_T]):
     """The same time for each of many, and one timer for all of them: the reactor's are dear where many come and go.
 
-    As with :class:`Deadline`, where the timer fires late they all have the time anew, once.
+    As with :class:`Deadline`, who is found overdue by a timer that fired late has the time anew, once. Where the clock
+    was set back, all have it anew: the reactor's is wall-clock time.
 
     :param on_missed: called with each that was not stopped in time.
     """
@@ -95,14 +96,19 @@ class Deadlines(Generic[_T]):
         self._clock = clock
         self._seconds = seconds
         self._on_missed = on_missed
-        self._due: dict[_T, float] = {}  # the first is due first
-        self._timer: Deadline | None = None
+        self._due: dict[_T, tuple[float, bool]] = {}  # and whether it is the second time; the first is due first
+        self._call: IDelayedCall | None = None
+        self._looks_at = 0.0  # when it fires
 
     def start(self, who: _T) -> None:
         """From now."""
-        self._due[who] = self._clock.seconds() + self._seconds
-        if self._timer is None:
-            self._wait(self._seconds)
+        due = self._clock.seconds() + self._seconds
+        if self._call is not None and self._looks_at > due:  # else nobody who comes from now on would be timed
+            self._due = {other: (due, again) for other, (_, again) in self._due.items()}
+            self._cancel()
+        self._due[who] = due, False
+        if self._call is None:
+            self._wait()
 
     def stop(self, who: _T) -> None:
         """What was waited for has come, or will not any more."""
@@ -110,24 +116,32 @@ class Deadlines(Generic[_T]):
 
     def rest(self) -> None:
         """Leave no timer behind where nobody is waited for. Else the next time that it fires nothing happens."""
-        if not self._due and self._timer is not None:
-            self._timer.close()
-            self._timer = None
+        if not self._due:
+            self._cancel()
+
+    def _cancel(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
 
     def _look(self) -> None:
-        self._timer = None
+        self._call = None
         now = self._clock.seconds()
+        late = now - self._looks_at > LATE_SECONDS
         while self._due:
-            who, due = next(iter(self._due.items()))
+            who, (due, again) = next(iter(self._due.items()))
             if due > now:
-                self._wait(due - now)
                 break
             del self._due[who]
-            self._on_missed(who)
+            if late and not again:
+                self._due[who] = now + self._seconds, True
+            else:
+                self._on_missed(who)
+        self._cancel()  # a newcomer, at which who was told has had it start: the first that is left is due before
+        self._wait()
 
-    def _wait(self, seconds: float) -> None:
-        """Until the first that is left is due, also where a newcomer has had the timer start."""
-        if self._timer is not None:
-            self._timer.close()
-        self._timer = Deadline(self._clock, self._seconds, self._look)
-        self._timer.start(seconds)
+    def _wait(self) -> None:
+        """Until the first is due."""
+        if self._due:
+            self._looks_at, _ = next(iter(self._due.values()))
+            self._call = self._clock.callLater(max(0.0, self._looks_at - self._clock.seconds()), self._look)

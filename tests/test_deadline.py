@@ -248,3 +248,32 @@ def test_one_of_many_that_is_missed_may_have_others_begin_and_end() -> None:
     clock.pump([0.5] * 60)
     assert missed == [(10, "a"), (12, "c"), (20, "d")]
     assert clock.getDelayedCalls() == []
+
+
+@pytest.mark.attack(40)
+def test_each_of_many_has_a_second_chance_of_its_own() -> None:
+    """What one of them was spared must not be held against another that came later."""
+    timed = TimedMany()
+    timed.deadlines.start("a")
+    timed.clock.advance(12)
+    timed.deadlines.start("b")
+    timed.clock.advance(90)
+    assert timed.missed == [(102, "a")]
+    timed.clock.advance(10)
+    assert timed.missed == [(102, "a"), (112, "b")]
+
+
+@pytest.mark.attack(27)
+@pytest.mark.parametrize("waiting", [True, False])
+def test_of_many_those_that_come_after_the_clock_was_set_back_are_missed_in_time(waiting: bool) -> None:
+    """The reactor's clock is the wall's: by the timer of one that came before, all others would have an hour."""
+    timed = TimedMany()
+    timed.clock.advance(10_000)
+    timed.deadlines.start("a")
+    if not waiting:
+        timed.deadlines.stop("a")
+    timed.clock.rightNow -= 3_600
+    timed.deadlines.start("b")
+    timed.clock.pump([0.5] * 30)
+    assert timed.missed == [(6_410, who) for who in ("ab" if waiting else "b")]
+    assert timed.clock.getDelayedCalls() == []

@@ -192,9 +192,21 @@ MUTANTS = [
     _deadline(
         "deadlines-of-the-first",
         "only the first of many strangers ever has to go",
-        "                self._wait(due - now)\n",
-        "",
+        "is due before\n        self._wait()\n",
+        "is due before\n",
         tests=("deadline", "protocol"),
+    ),
+    _deadline(
+        "deadlines-excused-for-ever",
+        "where every turn takes long no stranger ever has to go",
+        "if late and not again:",
+        "if late:",
+    ),
+    _deadline(
+        "deadlines-of-another-time",
+        "where the clock was set back strangers stay for as long",
+        "self._call is not None and self._looks_at > due:",
+        "False:",
     ),
     _factory("handshake-untimed", "a stranger stays for ever", "        self._handshakes.start(protocol)\n", ""),
     _protocol(
