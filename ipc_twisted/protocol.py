@@ -1,6 +1,7 @@
 """One connection as a Twisted protocol: :class:`SecureIPCProtocol` moves bytes and keeps time for the core.
 
-What it decides itself is only when: one flush a reactor turn, the deadlines, how an ended connection's transport goes.
+What it decides itself is only when: a flush behind each segment, at the end of a turn, and in one that sends much; the
+deadlines; how an ended connection's transport goes.
 """
 
 from __future__ import annotations

@@ -350,7 +350,7 @@ class Connection:
     def data_to_send(self, room: int, now: int, at: float = 0.0) -> list[bytes]:
         """The buffers to write now: handshake and CLOSE always; with ``room`` bytes to spare, a RECEIPT and envelopes.
 
-        Call it once a reactor turn, so that a turn has one RECEIPT.
+        Not for every message: each call makes a RECEIPT if one is due.
 
         :param now: unix seconds.
         :param at: seconds of the caller's monotonic clock, noted for each envelope that is written.
