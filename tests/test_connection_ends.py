@@ -222,3 +222,15 @@ def test_handlers_may_end_after_their_connection() -> None:
     stranger = server()
     stranger.connection.finish(100)
     assert stranger.connection.in_flight == 0
+
+
+def test_a_client_that_is_abandoned_while_its_first_messages_expire_does_not_finish_the_handshake() -> None:
+    """The transport is aborted by then; what is written now would go straight to the kernel."""
+    ours, theirs = client(), server()
+    ours.on_authenticated = lambda: ours.send(ts=NOW - 100).add_done_callback(
+        lambda _: ours.connection.abandon(Category.CLOSED)
+    )
+    theirs.connection.receive_data(ours.output(), NOW)
+    ours.connection.receive_data(theirs.output(), NOW)
+    assert ours.output() == b""
+    assert ours.state is State.DEAD

@@ -447,6 +447,7 @@ class Connection:
                 self._link.framer.drop()
         if state is State.DEAD:
             self._callbacks = _NOBODY
+            self._control.clear()  # who was told of an outcome may have abandoned it just before it is written
 
 
 def _refusal(link: _Link, payload: int, size: int) -> str | None:
