@@ -161,12 +161,12 @@ class SecureIPCProtocol(Protocol):
         :raises NotConnected: ``not_connected``; the connection has ended or is ending.
         """
         fields = self._origin.fields(kind, trace_id, reply_to, target, headers)
+        if self._unflushed >= EARLY_BYTES and not self._busy:
+            self._flush_early()  # before this message is queued: should it end the connection, nothing is
         delivery = self._connection.send(Delivery, payload_bytes, fields)
         if not self._busy:
             self._unflushed += delivery.cost
-            if self._unflushed >= EARLY_BYTES:
-                self._flush_early()
-            elif self._flush_call is None:
+            if self._flush_call is None:
                 self._flush_soon()
         return delivery
 
@@ -434,7 +434,6 @@ class SecureIPCProtocol(Protocol):
         self._unflushed = 0
         if len(self._connection.outbox.in_flight) < EARLY_MESSAGES:
             self._flush()
-        self.flush()
 
     def _flush_due(self) -> None:
         self._flush_call = None

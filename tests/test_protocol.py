@@ -317,12 +317,19 @@ class TurnTests(LoggedTestCase):
     def test_the_first_of_many_go_out_within_the_turn(self) -> None:
         """Else the other side would begin with them only when the last of them was made."""
         each, writes = 4_096, self.link.transport.writes
-        for _ in range(2 * EARLY_BYTES // each):
+        for _ in range(2 * EARLY_BYTES // each + 1):
             self.link.protocol.send("job.run", bytes(each))
         self.assertEqual([len(write) > EARLY_BYTES - each for write in writes], [True, True])
-        self.link.protocol.send("job.run", b"")
         self.server.turn()
         self.assertEqual(len(writes), 3)
+
+    def test_what_goes_out_within_the_turn_may_end_the_connection_before_a_message_is_queued(self) -> None:
+        """Else its sender would get what has ended already, and the log would say that nobody awaits it."""
+        old = self.link.protocol.send("job.run", bytes(EARLY_BYTES))
+        old.add_done_callback(lambda _: self.link.protocol.abandon(Category.CLOSED))
+        self.server.skew = 100
+        self.assertRaises(NotConnected, self.link.protocol.send, "job.run", b"")
+        self.assertIsInstance(old.exception(), Rejected)
 
     def test_they_do_not_where_the_other_side_has_enough_to_do(self) -> None:
         for _ in range(EARLY_MESSAGES):

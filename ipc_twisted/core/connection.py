@@ -212,9 +212,9 @@ class Connection:
         frames = link.framer.feed(data)
         if not frames and link.framer.fault is None:  # as often as segments of a large record come
             return False
-        callbacks = self._callbacks
+        callbacks, control = self._callbacks, partial(self._take_control, link)
         try:
-            link.verifier.verify(frames, now, callbacks.hand_over, callbacks.rejected, self._take_control)
+            link.verifier.verify(frames, now, callbacks.hand_over, callbacks.rejected, control)
             if link.framer.fault is not None and not link.verifier.ended:
                 raise Fault(link.framer.fault)
         except Fault as fault:
@@ -280,11 +280,8 @@ class Connection:
         self._callbacks.authenticated()
         return rest
 
-    def _take_control(self, record: Receipt | Close) -> None:
+    def _take_control(self, link: _Link, record: Receipt | Close) -> None:
         """:raises Fault: it lies."""
-        link = self._link
-        if link is None:
-            return
         if type(record) is Receipt and not link.send_credit.raise_to(record.messages, record.bytes):
             raise Fault(Category.MALFORMED)
         try:
