@@ -148,8 +148,9 @@ class SecureIPCProtocol(Protocol):
     ) -> Delivery:
         """Queue one message; ``await`` the returned :class:`Delivery` for its outcome.
 
-        Whatever can be checked here is checked here, and an error means that nothing was queued. Only for the
-        reactor's thread: from another one, ``reactor.callFromThread``.
+        Whatever can be checked here is checked here, and an error means that nothing was queued. Of many that are sent
+        in one turn, the first are written meanwhile. Only for the reactor's thread: from another one,
+        ``reactor.callFromThread``.
 
         :param kind: 1 to 128 characters; the other side must allow it.
         :param payload_bytes: at most the other side's ``max_payload_bytes``; opaque.
