@@ -432,9 +432,10 @@ class SecureIPCProtocol(Protocol):
 
     def _flush_early(self) -> None:
         """Within the turn, so that the other side begins while the rest is made; but not where it has enough to do."""
-        self._unflushed = 0
         if len(self._connection.outbox.in_flight) < EARLY_MESSAGES:
             self._flush()
+        else:
+            self._unflushed = 0
 
     def _flush_due(self) -> None:
         self._flush_call = None

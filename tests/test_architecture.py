@@ -102,7 +102,7 @@ ALLOWED_IN_CORE = {
     "functools",
     "hashlib",
     "heapq",
-    "hmac",
+    "ipaddress",
     "ipc_twisted",
     "itertools",
     "msgspec",

@@ -234,8 +234,7 @@ class Connection:
     def connection_lost(self) -> None:
         """The transport is gone."""
         self.receive_eof()
-        if self.state is not State.DEAD:
-            self.abandon(Category.CONNECTION_LOST)
+        self.abandon(Category.CONNECTION_LOST)
 
     def abandon(self, category: Category) -> None:
         """End without a word. What is in flight stays unknown. The first category given to a connection is kept."""

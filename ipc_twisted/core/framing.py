@@ -2,7 +2,7 @@
 
 Like Twisted's ``Int32StringReceiver`` it has a ``MAX_LENGTH``; unlike it, it is linear for any fragmentation: every
 byte is copied at most three times whatever the size of segments and records (once where a record lies within one
-segment). ``copied`` counts that; ``tests/test_framing.py`` holds it to the promise.
+segment). ``copied`` counts that; ``tests/test_framing_cost.py`` holds it to the promise.
 
 A record that lies within a segment is handed on as views of that segment. One that arrives in several is collected
 part by part, its MAC computed as the parts come, so that it is ready when its last byte is; its payload is joined
@@ -99,8 +99,9 @@ class Framer:
         """Cut the records that lie whole within ``data``; the hot loop, no call of ours within."""
         unpack, append, max_payload = HEAD.unpack_from, frames.append, self._max_payload
         view = memoryview(data)
-        begun, data_len = offset, len(data)
+        data_len = len(data)
         last_head = data_len - HEAD_BYTES
+        copied = 0
         while offset <= last_head:
             length, sig, type_, seq, header_len = unpack(data, offset)
             payload_len = length - MIN_LENGTH - header_len
@@ -113,8 +114,9 @@ class Framer:
             payload_at = end - payload_len
             header = view[offset + HEAD_BYTES : payload_at]
             append((end - offset, sig, type_, seq, view[offset + BODY_AT : end], header, data[payload_at:end]))
+            copied += payload_len
             offset = end
-        self.copied += offset - begun
+        self.copied += copied
         return offset
 
     def _length_fault(self, length: int) -> Category | None:

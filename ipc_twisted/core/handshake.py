@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
+from ipaddress import IPv4Address
 from struct import Struct
 from typing import NamedTuple
 
@@ -66,7 +67,7 @@ class Endpoint(NamedTuple):
 @lru_cache(maxsize=16)
 def _ipv4(host: str) -> bytes:
     """4 bytes of a dotted quad, almost always the same one."""
-    return bytes(map(int, host.split(".")))
+    return IPv4Address(host).packed
 
 
 class Outcome(NamedTuple):

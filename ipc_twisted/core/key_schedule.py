@@ -13,9 +13,11 @@ whose ``repr`` is redacted and which refuses to be pickled.
 from __future__ import annotations
 
 import hashlib
-import hmac
 from functools import lru_cache
 from typing import NamedTuple, NoReturn
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from ipc_twisted.core.signing import MacKey
 
@@ -75,28 +77,24 @@ class Prk:
         if len(secret) < MIN_SECRET_BYTES:
             del secret
             raise ValueError(f"a secret must have at least {MIN_SECRET_BYTES} bytes")
-        self._raw = hmac.digest(_EXTRACT_SALT, secret, "sha256")
+        self._raw = MacKey(_EXTRACT_SALT).sign(secret)
 
     def key_id(self, service: str) -> bytes:
         """8 public bytes that name this secret for ``service``; another service gives another id."""
-        return self._expand(_KEY_ID_LABEL + lp(service.encode("ascii")), 1)[0][:KEY_ID_BYTES]
+        return self._expand(_KEY_ID_LABEL + lp(service.encode("ascii")), KEY_ID_BYTES)
 
     def server_tag(self, th: bytes, signed: bytes) -> bytes:
-        """Sign with :attr:`ConnectionKeys.server_finished`, and derive no other key: any M1 has us do this."""
-        (server_finished,) = self._expand(_CONNECTION_LABEL + th, 1)
-        return hmac.digest(server_finished, signed, "sha256")
+        """Sign with :attr:`ConnectionKeys.server_finished`, the first of them, and derive no other: any M1 has us do
+        this."""
+        return MacKey(self._expand(_CONNECTION_LABEL + th, DIGEST_BYTES)).sign(signed)
 
     def connection_keys(self, th: bytes) -> ConnectionKeys:
         """:param th: the transcript hash, 32 bytes."""
-        okm = self._expand(_CONNECTION_LABEL + th, len(ConnectionKeys._fields))
-        return ConnectionKeys(*map(MacKey, okm))
+        okm = self._expand(_CONNECTION_LABEL + th, 4 * DIGEST_BYTES)
+        return ConnectionKeys(*(MacKey(okm[at : at + DIGEST_BYTES]) for at in range(0, len(okm), DIGEST_BYTES)))
 
-    def _expand(self, info: bytes, blocks: int) -> list[bytes]:
-        """HKDF-Expand, RFC 5869 section 2.3: T(1), T(2) …, of 32 bytes each."""
-        okm = [hmac.digest(self._raw, info + b"\x01", "sha256")]
-        for number in range(2, blocks + 1):
-            okm.append(hmac.digest(self._raw, okm[-1] + info + bytes([number]), "sha256"))
-        return okm
+    def _expand(self, info: bytes, length: int) -> bytes:
+        return HKDFExpand(SHA256(), length, info).derive(self._raw)
 
     def __repr__(self) -> str:
         return "<Prk (redacted)>"

@@ -10,7 +10,7 @@ _SERVER_TAG = "        if not keys.server_finished.verifies(tag, _SERVER_LABEL, 
 _CLIENT_TAG = "        if not keys.client_finished.verifies(proof, _CLIENT_LABEL, th, tag):\n"
 _BEGINNING = 'sha256(lp(_TRANSCRIPT_LABEL) + lp(service.encode("ascii")))'
 _FIELDS = "update(lp(endpoint) + lp(m1) + lp(m2_unsigned))"
-_KEYS = "map(MacKey, okm)"
+_KEYS = "MacKey(okm[at : at + DIGEST_BYTES]) for at in range(0, len(okm), DIGEST_BYTES)"
 _ENDS = "_ipv4(server_host), server_port, _ipv4(client_host), client_port"
 _START = "start.startswith(held):"
 
@@ -69,28 +69,22 @@ MUTANTS = [
     _keys(
         "keys-without-transcript",
         "every connection has the same keys",
-        "_CONNECTION_LABEL + th, len",
-        "_CONNECTION_LABEL, len",
-        ("_CONNECTION_LABEL + th, 1", "_CONNECTION_LABEL, 1"),
+        "_CONNECTION_LABEL + th, 4",
+        "_CONNECTION_LABEL, 4",
+        ("_CONNECTION_LABEL + th, DIGEST_BYTES", "_CONNECTION_LABEL, DIGEST_BYTES"),
     ),
-    _keys("keys-all-one", "one key for all purposes", _KEYS, "map(MacKey, 4 * okm[:1])"),
-    _keys(
-        "keys-from-one-block",
-        "one key for all purposes",
-        'okm[-1] + info + bytes([number]), "sha256"',
-        'info + b"\\x01", "sha256"',
-    ),
+    _keys("keys-all-one", "one key for all purposes", _KEYS, "MacKey(okm[:DIGEST_BYTES]) for _ in range(4)"),
     _keys(
         "finished-keys-alike",
         "a server's proof is a client's",
         _KEYS,
-        "map(MacKey, okm[:1] + okm[:1] + okm[2:])",
+        _KEYS.replace("range(0, len(okm), DIGEST_BYTES)", "(0, 0, 64, 96)"),
     ),
     _keys(
         "record-keys-alike",
         "records can be reflected",
         _KEYS,
-        "map(MacKey, okm[:3] + okm[2:3])",
+        _KEYS.replace("range(0, len(okm), DIGEST_BYTES)", "(0, 32, 64, 64)"),
     ),
     # What both must agree on
     _keys(
