@@ -114,6 +114,12 @@ class Browser:
     def click(self, id_: str) -> None:
         self.driver.find_element("id", id_).click()
 
+    def attack(self, kind: str) -> None:
+        """Let the hostile process loose, and wait until it is over."""
+        self.click(kind)
+        self.wait(lambda: not self.run("return document.getElementById(arguments[0]).matches('.busy')", kind))
+        assert self.text("trouble-error") == ""
+
     def run(self, script: str, *arguments: object) -> Any:
         return self.driver.execute_script(script, *arguments)
 
@@ -135,6 +141,9 @@ class Browser:
 
     def wait_for_refusals(self, category: str, count: int) -> None:
         self.wait(lambda: self.refusals().get(category) == count)
+
+    def wait_for_newest_line(self, word: str) -> None:
+        self.wait(lambda: word in self.text("log").splitlines()[0])
 
     def console(self) -> list[str]:
         return [entry["message"] for entry in self.driver.get_log("browser")]
@@ -197,9 +206,9 @@ def test_both_attacks_are_refused_and_shown(browser: Browser) -> None:
     browser.open()
     for button, category in [("replay", "authentication_failed"), ("forge", "signature_invalid")]:
         before = browser.refusals().get(category, 0)
-        browser.click(button)
+        browser.attack(button)
         browser.wait_for_refusals(category, before + 1)
-        assert category in browser.text("log").splitlines()[0]
+        browser.wait_for_newest_line(category)
     assert browser.text("state") == "connected"
     if name := os.environ.get("IPC_SCREENSHOT"):
         browser.render()
@@ -306,7 +315,7 @@ def test_what_can_be_operated_has_a_name_and_what_is_shown_a_structure(browser: 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_contrast_holds(browser: Browser, dark: bool) -> None:
     browser.open(dark=dark)
-    browser.click("forge")  # lines of both tones, and rows
+    browser.attack("forge")  # lines of both tones, and rows
     browser.click("kill")
     browser.wait(lambda: browser.text("pid") == "not running")
     browser.run("for (const id of ['order-error', 'trouble-error']) document.getElementById(id).textContent = 'x'")
@@ -322,7 +331,7 @@ def test_contrast_holds(browser: Browser, dark: bool) -> None:
 
 def test_a_phone_shows_it_all_without_scrolling_sideways(browser: Browser) -> None:
     browser.open(PHONE)
-    browser.click("forge")
+    browser.attack("forge")
     browser.wait(lambda: "signature_invalid" in browser.text("log"))
     assert browser.run("return innerWidth") == PHONE[0]
     assert browser.run("return document.documentElement.scrollWidth") <= PHONE[0]
