@@ -125,13 +125,22 @@ def test_which_record_is_arriving_has_a_number_of_its_own() -> None:
     """The deadline of a frame hangs on it: two records in turn must not share one."""
     one = framer()
     assert one.receiving == 0
-    one.feed(MIXED[:20])
+    list(one.feed(MIXED[:20]))
     first = one.receiving
-    one.feed(MIXED[20:30])
+    list(one.feed(MIXED[20:30]))
     assert one.receiving == first != 0
-    one.feed(MIXED[30:47] + MIXED[47:60])
+    list(one.feed(MIXED[30:47] + MIXED[47:60]))
     assert one.receiving not in (0, first)
-    one.feed(MIXED[60:])
+    list(one.feed(MIXED[60:]))
+    assert one.receiving == 0
+
+
+def test_one_that_is_dropped_within_a_segment_keeps_nothing_of_its_rest() -> None:
+    one = framer()
+    frames = one.feed(record(0) + record(1)[:20])
+    next(frames)
+    one.drop()
+    assert list(frames) == []
     assert one.receiving == 0
 
 
@@ -156,12 +165,12 @@ LENGTHS = {
 def test_a_length_is_judged_after_four_bytes_and_costs_no_memory(length: int, fault: Category | None) -> None:
     one = framer()
     prefix = length.to_bytes(4, "big")
-    assert one.feed(prefix[:3]) == []
+    assert list(one.feed(prefix[:3])) == []
     assert one.fault is None
     last = prefix[3:]
     tracemalloc.start()
     try:
-        frames = one.feed(last)
+        frames = list(one.feed(last))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -175,7 +184,7 @@ def test_a_length_within_a_larger_segment_is_judged_alike(length: int, fault: Ca
     one = framer()
     header_len = 65_535 if length == MAX else 0
     head = length.to_bytes(4, "big") + bytes(41) + header_len.to_bytes(2, "big")
-    one.feed(record(0) + head + b"x")
+    list(one.feed(record(0) + head + b"x"))
     assert one.fault is fault
 
 
@@ -196,10 +205,10 @@ def test_a_payload_is_judged_after_47_bytes(header_len: int, payload_len: int, f
     length = MIN + header_len + payload_len
     head = length.to_bytes(4, "big") + bytes(41) + header_len.to_bytes(2, "big")
     in_parts, at_once = framer(), framer()
-    in_parts.feed(head[:46])
+    list(in_parts.feed(head[:46]))
     assert in_parts.fault is None
-    in_parts.feed(head[46:])
-    at_once.feed(head)
+    list(in_parts.feed(head[46:]))
+    list(at_once.feed(head))
     assert (in_parts.fault, at_once.fault) == (fault, fault)
 
 

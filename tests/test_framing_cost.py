@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Iterable
 from typing import Protocol
 
 import pytest
@@ -14,7 +15,7 @@ from tests.test_framing import cut, framer, record
 class Counts(Protocol):
     copied: int
 
-    def feed(self, data: bytes) -> list[Frame]: ...
+    def feed(self, data: bytes) -> Iterable[Frame]: ...
 
 
 class Naive:
@@ -53,7 +54,7 @@ def copied(one: Counts, payload: int, records: int, segment: int) -> tuple[int, 
     stream = record(0, b"\x90" * 30, bytes(payload)) * records
     view = memoryview(stream)
     for at in range(0, len(stream), segment):
-        one.feed(bytes(view[at : at + segment]))
+        list(one.feed(bytes(view[at : at + segment])))
     return one.copied, len(stream)
 
 
@@ -84,7 +85,7 @@ def allocated(one: Counts, segments: list[bytes]) -> int:
         for segment in segments:
             tracemalloc.reset_peak()
             before, _ = tracemalloc.get_traced_memory()
-            frames = one.feed(segment)
+            frames = list(one.feed(segment))
             _, peak = tracemalloc.get_traced_memory()
             total += max(0, peak - before - 1_024 * (1 + len(frames)))
     finally:
@@ -119,15 +120,27 @@ def test_tiny_segments_cost_little_more_memory_than_their_bytes(segment: int) ->
     """An object for each of them would be twenty times as much: a peer's way around its byte credit."""
     one = framer(32 << 20)
     head = record(0, b"h", bytes(1 << 20))[:48]
-    one.feed(head)
+    list(one.feed(head))
     tracemalloc.start()
     try:
         for at in range(0, 60_000, segment):
-            one.feed(at.to_bytes(segment + 4, "big")[4:])
+            list(one.feed(at.to_bytes(segment + 4, "big")[4:]))
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert held < 1.3 * 60_000 + 32 * 1_024
+
+
+def test_of_a_segment_of_many_records_one_takes_memory_at_a_time() -> None:
+    one, segment = framer(), record(0, b"h" * 60, bytes(200)) * 1_000
+    tracemalloc.start()
+    try:
+        for _frame in one.feed(segment):
+            pass
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4_096
 
 
 def test_a_finished_record_leaves_nothing_behind() -> None:
@@ -138,7 +151,7 @@ def test_a_finished_record_leaves_nothing_behind() -> None:
     try:
         before, _ = tracemalloc.get_traced_memory()
         while segments:
-            one.feed(segments.pop(0))
+            list(one.feed(segments.pop(0)))
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

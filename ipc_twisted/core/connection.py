@@ -209,17 +209,15 @@ class Connection:
         link = self._link
         if link is None or not data or not (self.state is State.OPEN or self.state is State.CLOSING):
             return True
-        frames = link.framer.feed(data)
-        if not frames and link.framer.fault is None:  # as often as segments of a large record come
-            return False
-        callbacks, control = self._callbacks, partial(self._take_control, link)
+        callbacks, control, before = self._callbacks, partial(self._take_control, link), link.verifier.expected
         try:
-            link.verifier.verify(frames, now, callbacks.hand_over, callbacks.rejected, control)
+            link.verifier.verify(link.framer.feed(data), now, callbacks.hand_over, callbacks.rejected, control)
             if link.framer.fault is not None and not link.verifier.ended:
                 raise Fault(link.framer.fault)
         except Fault as fault:
             self.fail(fault.category)
-        return True
+            return True
+        return link.verifier.expected != before
 
     def receive_eof(self) -> None:
         """The peer will write no more."""

@@ -13,7 +13,7 @@ What a peer can make this hold: one record, and that only after its lengths were
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from struct import Struct
 
@@ -55,10 +55,11 @@ class Framer:
         self.MAX_LENGTH = MIN_LENGTH + MAX_HEADER_BYTES + max_payload_bytes
         self.fault: Category | None = None
         self.copied = 0
+        self._dropped = False
         self._max_payload = max_payload_bytes
         self._new_mac = new_mac
         # The record that is arriving in parts.
-        self._stage: Callable[[bytes, list[Frame]], None] | None = None  # what comes next of it; None: none arrives
+        self._stage: Callable[[bytes], Frame | None] | None = None  # what comes next of it; None: none arrives
         self._begun = 0
         self._need = 0  # bytes of the stage
         self._have = 0
@@ -72,52 +73,49 @@ class Framer:
         """Which record has begun and has not ended, by a number of its own; 0: none."""
         return self._begun if self._stage is not None else 0
 
-    def feed(self, data: bytes) -> list[Frame]:
-        """Take a segment; return the records that are now complete, in order.
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Take a segment; give the records that are now complete, in order, each when the one before is done with.
 
-        Stops at the first length that is out of bounds: :attr:`fault` is set, and nothing behind it is ever returned.
+        Stops at the first length that is out of bounds: :attr:`fault` is set, and nothing behind it is ever given. To
+        be gone through to its end, or never again. The hot loop: no call of ours within, and nothing kept of a record
+        that lies whole within ``data``, so that the next finds its memory still in the processor's cache.
         """
-        frames: list[Frame] = []
-        offset = 0
-        while offset < len(data) and self.fault is None:
-            if self._stage is None:
-                offset = self._cut(data, offset, frames)
-                if offset < len(data) and self.fault is None:
-                    self._begun += 1
-                    self._await(self._take_length, LENGTH_BYTES)
-            else:
-                offset = self._collect(data, offset, frames)
-        return frames
-
-    def drop(self) -> None:
-        """Let go of the record that is arriving: the connection has ended."""
-        self._stage = self._mac = None
-        self._parts.clear()
-        self._small.clear()
-
-    def _cut(self, data: bytes, offset: int, frames: list[Frame]) -> int:
-        """Cut the records that lie whole within ``data``; the hot loop, no call of ours within."""
-        unpack, append, max_payload = HEAD.unpack_from, frames.append, self._max_payload
+        unpack, max_payload = HEAD.unpack_from, self._max_payload
         view = memoryview(data)
         data_len = len(data)
         last_head = data_len - HEAD_BYTES
-        copied = 0
-        while offset <= last_head:
-            length, sig, type_, seq, header_len = unpack(data, offset)
-            payload_len = length - MIN_LENGTH - header_len
-            if not 0 <= payload_len <= max_payload:  # bounds length too, since header_len has 16 bits
-                self.fault = self._length_fault(length) or self._payload_fault(payload_len)
-                break
-            end = offset + LENGTH_BYTES + length
-            if end > data_len:
-                break
-            payload_at = end - payload_len
-            header = view[offset + HEAD_BYTES : payload_at]
-            append((end - offset, sig, type_, seq, view[offset + BODY_AT : end], header, data[payload_at:end]))
-            copied += payload_len
-            offset = end
+        offset = copied = 0
+        while offset < data_len and self.fault is None and not self._dropped:
+            if self._stage is not None:
+                offset, frame = self._collect(data, offset)
+                if frame is not None:
+                    yield frame
+                continue
+            while offset <= last_head:
+                length, sig, type_, seq, header_len = unpack(data, offset)
+                payload_len = length - MIN_LENGTH - header_len
+                if not 0 <= payload_len <= max_payload:  # bounds length too, since header_len has 16 bits
+                    self.fault = self._length_fault(length) or self._payload_fault(payload_len)
+                    break
+                end = offset + LENGTH_BYTES + length
+                if end > data_len:
+                    break
+                payload_at = end - payload_len
+                header = view[offset + HEAD_BYTES : payload_at]
+                yield end - offset, sig, type_, seq, view[offset + BODY_AT : end], header, data[payload_at:end]
+                copied += payload_len
+                offset = end
+            if offset < data_len and self.fault is None and not self._dropped:
+                self._begun += 1
+                self._await(self._take_length, LENGTH_BYTES)
         self.copied += copied
-        return offset
+
+    def drop(self) -> None:
+        """Let go of the record that is arriving, and take nothing more: the connection has ended."""
+        self._dropped = True
+        self._stage = self._mac = None
+        self._parts.clear()
+        self._small.clear()
 
     def _length_fault(self, length: int) -> Category | None:
         if length < MIN_LENGTH:
@@ -129,11 +127,14 @@ class Framer:
             return Category.MALFORMED
         return Category.PAYLOAD_TOO_LARGE if payload_len > self._max_payload else None
 
-    def _collect(self, data: bytes, offset: int, frames: list[Frame]) -> int:
+    def _collect(self, data: bytes, offset: int) -> tuple[int, Frame | None]:
         """Take what the record that is arriving still lacks, stage by stage: length, head, header, payload.
 
         Each stage is judged as soon as it is there, before anything of the next is kept.
+
+        :returns: how far ``data`` is taken, and the record if it is complete.
         """
+        frame = None
         while self._stage is not None:
             taken = min(self._need - self._have, len(data) - offset)
             if taken == len(data):
@@ -146,19 +147,19 @@ class Framer:
                 break
             stage, self._stage = self._stage, None
             self._have = 0
-            stage(self._join(), frames)
-        return offset
+            frame = stage(self._join())
+        return offset, frame
 
-    def _await(self, stage: Callable[[bytes, list[Frame]], None], need: int) -> None:
+    def _await(self, stage: Callable[[bytes], Frame | None], need: int) -> None:
         self._stage, self._need = stage, need
 
-    def _take_length(self, joined: bytes, _frames: list[Frame]) -> None:
+    def _take_length(self, joined: bytes) -> None:
         self.fault = self._length_fault(int.from_bytes(joined, "big"))
         if self.fault is None:
             self._length = joined
             self._await(self._take_head, HEAD_BYTES - LENGTH_BYTES)
 
-    def _take_head(self, joined: bytes, _frames: list[Frame]) -> None:
+    def _take_head(self, joined: bytes) -> None:
         self._head = self._length + joined
         self.copied += len(self._head)
         length, *_, header_len = HEAD.unpack(self._head)
@@ -166,17 +167,17 @@ class Framer:
         if self.fault is None:
             self._await(self._take_header, header_len)
 
-    def _take_header(self, joined: bytes, _frames: list[Frame]) -> None:
+    def _take_header(self, joined: bytes) -> None:
         self._mac = mac = self._new_mac()
         mac.update(memoryview(self._head)[BODY_AT:])
         mac.update(joined)
         length, *_, header_len = HEAD.unpack(self._head)
         self._await(partial(self._take_payload, mac, joined), length - MIN_LENGTH - header_len)
 
-    def _take_payload(self, mac: HMAC, header: bytes, joined: bytes, frames: list[Frame]) -> None:
+    def _take_payload(self, mac: HMAC, header: bytes, joined: bytes) -> Frame:
         self._mac = None
         length, sig, type_, seq, _ = HEAD.unpack(self._head)
-        frames.append((LENGTH_BYTES + length, sig, type_, seq, mac, memoryview(header), joined))
+        return LENGTH_BYTES + length, sig, type_, seq, mac, memoryview(header), joined
 
     def _keep(self, part: bytes) -> None:
         self._have += len(part)

@@ -108,10 +108,10 @@ MUTANTS = [
     _link(
         "verified-in-bulk",
         "a segment is verified to its end before the first of it is handed over",
-        "            link.verifier.verify(frames, now, callbacks.hand_over, callbacks.rejected, control)\n",
+        "            link.verifier.verify(link.framer.feed(data), now, callbacks.hand_over, callbacks.rejected, control)\n",
         "            held = []\n"
         "            later = lambda *one: bool(held.append(one))\n"
-        "            link.verifier.verify(frames, now, later, callbacks.rejected, control)\n"
+        "            link.verifier.verify(link.framer.feed(data), now, later, callbacks.rejected, control)\n"
         "            for one in held:\n"
         "                if callbacks.hand_over(*one):\n"
         "                    link.receive_credit.finish(one[1])\n",

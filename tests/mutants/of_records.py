@@ -41,6 +41,12 @@ _LENGTHS = "if not 0 <= payload_len <= max_payload:"
 _PAYLOAD = "return Category.PAYLOAD_TOO_LARGE if payload_len > self._max_payload else None"
 
 MUTANTS = [
+    _frame(
+        "kept-behind-the-end",
+        "what begins behind the end of a connection is kept",
+        "            if offset < data_len and self.fault is None and not self._dropped:\n",
+        "            if offset < data_len and self.fault is None:\n",
+    ),
     # 2 and 3: lengths
     _frame(
         "length-unbounded",
