@@ -18,7 +18,6 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from ipc_twisted.config import ExecutionIPCConfig
-from ipc_twisted.core.outbox import prepare
 from ipc_twisted.core.resend import ResendingOutbox
 from ipc_twisted.delivery import Delivery, when_drained
 from ipc_twisted.dialling import Dialler, KeySource
@@ -147,8 +146,7 @@ class ExecutionIPCClientService(Service):
             return self._connection.send(
                 kind, payload_bytes, trace_id=trace_id, reply_to=reply_to, target=target, headers=headers
             )
-        fields = self._origin.fields(kind, trace_id, reply_to, target, headers)
-        delivery = prepare(Delivery, fields, payload_bytes)
+        delivery = self._origin.message(kind, payload_bytes, trace_id, reply_to, target, headers)
         self._outbox.add(delivery)
         return delivery
 

@@ -1,13 +1,16 @@
-"""Who sends: the process and thread that a connection belongs to, and the ``ts`` and ``nonce`` of its messages."""
+"""Who sends: the process and thread that a connection belongs to, and the messages that it makes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from threading import get_ident
 
-from ipc_twisted.core.envelope import HeaderFields
-from ipc_twisted.errors import Category, NotConnected
+from ipc_twisted.core.codec import encode_header
+from ipc_twisted.delivery import Delivery
+from ipc_twisted.errors import Category, EnvelopeError, NotConnected
 from ipc_twisted.nonces import process_nonces
+
+_NONE: dict[str, str] = {}  # only encoded
 
 
 class Origin:
@@ -28,16 +31,18 @@ class Origin:
         """Not in a fork: a child must not say anything under its parent's keys."""
         return self._process is process_nonces.prefix
 
-    def fields(
+    def message(
         self,
         kind: str,
+        payload_bytes: bytes,
         trace_id: str | None,
         reply_to: str | None,
         target: str | list[str] | None,
         headers: dict[str, str] | None,
-    ) -> HeaderFields:
-        """The header of a new message, in the order of the wire, unchecked.
+    ) -> Delivery:
+        """Check a new message as far as any receiver's limits go, and make its :class:`Delivery`.
 
+        :raises EnvelopeError: ``malformed``, naming the field and its rule.
         :raises RuntimeError: in another thread.
         :raises NotConnected: in a fork.
         """
@@ -45,12 +50,8 @@ class Origin:
             raise RuntimeError("send() in another thread than the reactor's; use reactor.callFromThread")
         if self._process is not process_nonces.prefix:  # as is_here, without a call: every message comes by
             raise NotConnected(Category.NOT_CONNECTED, "this connection belongs to the process that was forked")
-        return (
-            int(self._wall()),
-            process_nonces.next(),
-            kind,
-            trace_id,
-            reply_to,
-            target,
-            {} if headers is None else headers,
-        )
+        if type(payload_bytes) is not bytes:
+            raise EnvelopeError(Category.MALFORMED, f"payload_bytes must be bytes, not {type(payload_bytes).__name__}")
+        ts = int(self._wall())
+        fields = (ts, process_nonces.next(), kind, trace_id, reply_to, target, _NONE if headers is None else headers)
+        return Delivery(ts, kind, trace_id, encode_header(fields), payload_bytes)

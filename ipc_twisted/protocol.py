@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ipc_twisted.config import ExecutionIPCConfig
-from ipc_twisted.core.connection import Callbacks, Connection, State
+from ipc_twisted.core.connection import OPEN, Callbacks, Connection, State
 from ipc_twisted.core.envelope import SecureEnvelope
 from ipc_twisted.core.handshake import Limits
 from ipc_twisted.core.outbox import Outbox
@@ -161,10 +161,10 @@ class SecureIPCProtocol(Protocol):
         :raises SendBufferFull: ``send_buffer_full``; await :meth:`drained` and send again.
         :raises NotConnected: ``not_connected``; the connection has ended or is ending.
         """
-        fields = self._origin.fields(kind, trace_id, reply_to, target, headers)
+        delivery = self._origin.message(kind, payload_bytes, trace_id, reply_to, target, headers)
         if self._unflushed >= EARLY_BYTES and not self._busy:
             self._flush_early()  # before this message is queued: should it end the connection, nothing is
-        delivery = self._connection.send(Delivery, payload_bytes, fields)
+        self._connection.send(delivery)
         if not self._busy:
             self._unflushed += delivery.cost
             if self._flush_call is None:
@@ -205,7 +205,7 @@ class SecureIPCProtocol(Protocol):
     @property
     def is_open(self) -> bool:
         """Messages may be sent."""
-        return self._connection.state is State.OPEN
+        return self._connection.state is OPEN
 
     @property
     def peer_limits(self) -> Limits | None:
@@ -397,7 +397,7 @@ class SecureIPCProtocol(Protocol):
         :param at_once: a turn has at most one such call, so what is written now is not written piecemeal.
         """
         connection = self._connection
-        if connection.state is State.OPEN:
+        if connection.state is OPEN:
             receiving = connection.receiving
             if receiving != self._frame_timed:
                 self._time_frame(receiving)  # before what follows, which may end the connection
@@ -453,7 +453,7 @@ class SecureIPCProtocol(Protocol):
         finally:
             self._busy = False
         self._write(written)
-        if connection.state is not State.OPEN:  # drained, or ended by who was told of an outcome
+        if connection.state is not OPEN:  # drained, or ended by who was told of an outcome
             self._after()
         elif written and connection.wants_to_write:
             self._flush_soon()

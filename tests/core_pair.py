@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from ipc_twisted.core.codec import encode_header
 from ipc_twisted.core.connection import Callbacks, Connection, Policy, State
-from ipc_twisted.core.envelope import SecureEnvelope
+from ipc_twisted.core.envelope import HeaderFields, SecureEnvelope
 from ipc_twisted.core.handshake import ClientHandshake, Endpoint, Limits, ServerHandshake
 from ipc_twisted.core.key_schedule import Prk
 from ipc_twisted.core.outbox import Delivery, Outbox
@@ -33,11 +34,18 @@ NONCE_S = b"\x51" * 32
 ENDPOINT = Endpoint("127.0.0.1", 40001, "127.0.0.1", 50000)
 LIMITS = Limits(16 * MIB, 30, 1_024, 64 * MIB)
 
+D = TypeVar("D", bound=Delivery)
+
 _nonces = count()
 
 
 def _same(outbox: Outbox) -> Outbox:
     return outbox
+
+
+def message(delivery: type[D], fields: HeaderFields, payload: bytes) -> D:
+    """A new one, of a class of the test's own; ``fields`` in the order of the wire."""
+    return delivery(fields[0], fields[2], fields[3], encode_header(fields), payload)
 
 
 class Side:
@@ -91,7 +99,9 @@ class Side:
     ) -> Delivery:
         """Queue a message with a fresh nonce."""
         fields = (ts, f"n{next(_nonces)}", kind, trace_id, None, target, {} if headers is None else headers)
-        return self.connection.send(Delivery, payload, fields)
+        delivery = message(Delivery, fields, payload)
+        self.connection.send(delivery)
+        return delivery
 
     def output(self, now: int = NOW, room: int = ROOM) -> bytes:
         """What it writes now."""

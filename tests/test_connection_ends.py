@@ -122,11 +122,17 @@ def test_more_rejections_than_a_close_can_hold_go_out_before_it(count: int, end:
     assert told + rejected == [[at, "kind_not_allowed"] for at in range(count)]
 
 
-def test_a_close_is_answered_once_and_what_follows_it_is_not_read() -> None:
+@pytest.mark.parametrize("records", [True, False])
+def test_a_close_is_answered_once_and_what_follows_it_is_not_read(records: bool) -> None:
     side = server()
     forger = Forger(side)
     sent = side.send()
-    forger.say(forger.envelope(), forger.close("too_many_connections"), forger.envelope(), forger.close(), b"\0" * 99)
+    forger.say(
+        forger.envelope(),
+        forger.close("too_many_connections"),
+        *([forger.envelope(), forger.close()] if records else []),
+        b"\0" * 99,
+    )
     assert forger.hear() == [(wire.CLOSE, ["closed", 0, [], None])]
     assert (side.state, len(side.handed), side.connection.category) == (State.DONE, 1, Category.TOO_MANY_CONNECTIONS)
     assert outcome(sent) == "too_many_connections"

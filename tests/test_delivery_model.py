@@ -20,10 +20,11 @@ from ipc_twisted.core.connection import Callbacks, Connection, Policy, State
 from ipc_twisted.core.envelope import HeaderFields, SecureEnvelope
 from ipc_twisted.core.handshake import ClientHandshake, Limits, ServerHandshake
 from ipc_twisted.core.key_schedule import Prk
-from ipc_twisted.core.outbox import Delivery, Outbox, prepare
+from ipc_twisted.core.outbox import Delivery, Outbox
 from ipc_twisted.core.replay import MemoryReplayGuard
 from ipc_twisted.core.resend import ResendingOutbox
 from ipc_twisted.errors import Category, DeliveryUnknown, EnvelopeError, Rejected
+from tests import core_pair
 from tests.core_pair import ENDPOINT, KINDS, NOW, ROOM, SECRET, SERVICE
 
 TTL = 4
@@ -221,11 +222,11 @@ class Sender(Party):
         payload = number.to_bytes(4, "big") + bytes(size)
         fields: HeaderFields = (self.now(), f"n{number}", "job.run", None, None, None, {})
         open_ = [end.connection for end in self.ends if end.connection.state is State.OPEN]
+        message = core_pair.message(Message, fields, payload)
         try:
             if open_:
-                message = open_[0].send(Message, payload, fields)
+                open_[0].send(message)
             else:
-                message = prepare(Message, fields, payload)
                 self.outbox.add(message)
         except EnvelopeError:
             return
@@ -334,7 +335,8 @@ class World:
         now = self._receiver.now()
         for end in self._servers():
             if end.connection.state is State.OPEN:
-                end.connection.send(Delivery, b"", (now, f"s{now}", "job.run", None, None, None, {}))
+                fields: HeaderFields = (now, f"s{now}", "job.run", None, None, None, {})
+                end.connection.send(core_pair.message(Delivery, fields, b""))
 
     def surprise(self, what: int) -> None:
         acts: list[Callable[[Connection], None]] = [

@@ -30,14 +30,14 @@ def test_a_new_prefix_begins_to_count_anew() -> None:
     source.renew()
     second = source.next()
     assert first != second
-    assert first[24:] == second[24:] == "0"
+    assert first[24:] == second[24:] == "000"
 
 
-@pytest.mark.parametrize("count", [1, 17, 1_000])
+@pytest.mark.parametrize("count", [1, 17, 256, 257, 70_000])
 def test_a_nonce_fits_its_field(count: int) -> None:
     source = NonceSource()
     nonce = [source.next() for _ in range(count)][-1]
-    assert nonce == f"{nonce[:24]}{count - 1:x}"
+    assert nonce == f"{nonce[:24]}{count - 1:03x}"
     assert encode_header((1, nonce, "k", None, None, None, {}))
 
 

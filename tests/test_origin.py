@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from threading import Thread
+from typing import Any
 
 import pytest
 
-from ipc_twisted import NotConnected
+from ipc_twisted import EnvelopeError, NotConnected
+from ipc_twisted.core.codec import decode_header
 from ipc_twisted.nonces import process_nonces
 from ipc_twisted.origin import Origin
 
 
 def test_a_message_gets_the_second_and_a_nonce_of_its_own() -> None:
     origin = Origin(lambda: 1_800_000_000.9)
-    first, second = (origin.fields("k", "t", "r", ["a"], None) for _ in range(2))
-    assert first == (1_800_000_000, first[1], "k", "t", "r", ["a"], {})
-    assert first[1] != second[1]
-    assert origin.fields("k", None, None, None, {"a": "b"})[-1] == {"a": "b"}
+    first, second = (origin.message("k", b"p", "t", "r", ["a"], None) for _ in range(2))
+    assert (first.ts, first.kind, first.trace_id, first.payload) == (1_800_000_000, "k", "t", b"p")
+    ts, nonce, *rest = decode_header(first.header)
+    assert (ts, rest) == (1_800_000_000, ["k", "t", "r", ["a"], {}])
+    assert decode_header(second.header)[1] != nonce
+    assert decode_header(origin.message("k", b"", None, None, None, {"a": "b"}).header)[-1] == {"a": "b"}
+
+
+@pytest.mark.parametrize("payload", ["text", bytearray(b"x"), memoryview(b"x"), None])
+def test_a_payload_that_could_change_later_is_none(payload: Any) -> None:
+    with pytest.raises(EnvelopeError, match="payload_bytes must be bytes, not"):
+        Origin(lambda: 0).message("k", payload, None, None, None, None)
 
 
 def test_nothing_is_said_in_a_fork() -> None:
@@ -25,7 +35,7 @@ def test_nothing_is_said_in_a_fork() -> None:
     process_nonces.renew()  # what a fork does
     assert not origin.is_here
     with pytest.raises(NotConnected, match="belongs to the process that was forked"):
-        origin.fields("k", None, None, None, None)
+        origin.message("k", b"", None, None, None, None)
     assert Origin(lambda: 0).is_here
 
 
@@ -35,7 +45,7 @@ def test_nothing_is_said_in_another_thread() -> None:
 
     def send() -> None:
         try:
-            origin.fields("k", None, None, None, None)
+            origin.message("k", b"", None, None, None, None)
         except RuntimeError as problem:
             raised.append(problem)
 

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from ipc_twisted.core.codec import (
     MAX_REJECTIONS,
@@ -33,16 +33,14 @@ from ipc_twisted.core.codec import (
     serialize_close,
     serialize_receipt,
 )
-from ipc_twisted.core.envelope import HeaderFields, SecureEnvelope
+from ipc_twisted.core.envelope import SecureEnvelope
 from ipc_twisted.core.flow import ReceiveCredit, SendCredit
 from ipc_twisted.core.framing import HEAD_BYTES, Framer
 from ipc_twisted.core.handshake import ClientHandshake, Limits, Outcome, ServerHandshake
-from ipc_twisted.core.outbox import Delivery, Outbox, prepare
+from ipc_twisted.core.outbox import Delivery, Outbox
 from ipc_twisted.core.replay import ReplayGuard
 from ipc_twisted.core.verifier import Fault, Rejection, Verifier
 from ipc_twisted.errors import Category, EnvelopeError, NotConnected
-
-_D = TypeVar("_D", bound=Delivery)
 
 
 class State(Enum):
@@ -74,6 +72,12 @@ TRANSITIONS: dict[State, dict[State, str]] = {
     State.DEAD: {},
 }
 """From each state to each that may follow it, and upon what."""
+
+OPEN = State.OPEN
+"""Has a name of its own, as the next two: each message and segment asks for it, and to go through the class takes four
+times as long."""
+
+_HANDSHAKE, _CLOSING = State.HANDSHAKE, State.CLOSING
 
 
 class Policy(NamedTuple):
@@ -204,10 +208,10 @@ class Connection:
         :param now: unix seconds.
         :returns: False: it lay in the middle of a record, and there is nothing to do; :attr:`receiving` may be new.
         """
-        if self.state is State.HANDSHAKE:
+        if self.state is _HANDSHAKE:
             data = self._shake(data)
         link = self._link
-        if link is None or not data or not (self.state is State.OPEN or self.state is State.CLOSING):
+        if link is None or not data or not (self.state is OPEN or self.state is _CLOSING):
             return True
         callbacks, control, before = self._callbacks, partial(self._take_control, link), link.verifier.expected
         try:
@@ -267,10 +271,10 @@ class Connection:
             SendCredit(outcome.limits.messages, outcome.limits.bytes),
         )
         self._attached = True
-        self.state = State.OPEN
+        self.state = OPEN
         self.outbox = self._make_outbox()
         self.outbox.attach(outcome.instance, partial(_refusal, self._link))
-        if self.state is not State.OPEN:  # who was told of an outcome has ended it
+        if self.state is not OPEN:  # who was told of an outcome has ended it
             return b""
         if self._draining is not None:
             self.drain(self._draining)
@@ -289,7 +293,7 @@ class Connection:
             self._take_close(link, record)
 
     def _take_close(self, link: _Link, close: Close) -> None:
-        if self.state is State.OPEN:
+        if self.state is OPEN:
             self._say_close(link, Category.CLOSED, None)
         self._end(State.DONE, close.category)
         if self._attached:
@@ -298,29 +302,25 @@ class Connection:
 
     # Outgoing
 
-    def send(self, delivery: type[_D], payload_bytes: bytes, fields: HeaderFields) -> _D:
-        """Check and queue one message.
+    def send(self, delivery: Delivery) -> None:
+        """Queue one message.
 
-        :param delivery: the class of what is returned: one that can be awaited.
-        :param fields: the header in the order of the wire.
-
-        :raises EnvelopeError: a field breaks its rule, or the peer can never take it.
+        :raises EnvelopeError: the peer can never take it.
         :raises NotConnected: the connection is not open.
         :raises SendBufferFull: the bound on messages without an outcome.
         """
-        if self.state is not State.OPEN or self._link is None:
+        link = self._link
+        if self.state is not OPEN or link is None:
             end = "is not authenticated yet" if self.category is None else f"has ended ({self.category}); connect again"
             raise NotConnected(Category.NOT_CONNECTED, f"the connection {end}")
-        sent = prepare(delivery, fields, payload_bytes)
-        limits = self._link.outcome.limits
-        payload = len(payload_bytes)
-        size = HEAD_BYTES + len(sent.header) + payload
+        limits = link.outcome.limits
+        payload = len(delivery.payload)
+        size = HEAD_BYTES + len(delivery.header) + payload
         if payload > limits.max_payload_bytes or size > limits.bytes:  # else it fits: the path of most messages
-            why = _refusal(self._link, payload, size)
+            why = _refusal(link, payload, size)
             if why is not None:
                 raise EnvelopeError(Category.PAYLOAD_TOO_LARGE, why)
-        self.outbox.add(sent)
-        return sent
+        self.outbox.add(delivery)
 
     def finish(self, size: int) -> None:
         """The handler of an envelope whose frame had ``size`` bytes has ended: its credit comes back."""
@@ -330,7 +330,7 @@ class Connection:
     @property
     def receipt_due(self) -> bool:
         """The peer is owed a RECEIPT: something was decided, or credit came back."""
-        if self._link is None or self.state is not State.OPEN:
+        if self._link is None or self.state is not OPEN:
             return False
         return self._link.verifier.through > self._told_through or self._link.receive_credit.due
 
@@ -339,7 +339,7 @@ class Connection:
         """:meth:`data_to_send` would return something that flow control allows, or expire something."""
         if self._control or self.receipt_due:
             return True
-        return self.state is State.OPEN and (bool(self.outbox.queue) or (self._draining is not None and self.idle))
+        return self.state is OPEN and (bool(self.outbox.queue) or (self._draining is not None and self.idle))
 
     def data_to_send(self, room: int, now: int, at: float = 0.0) -> list[bytes]:
         """The buffers to write now: handshake and CLOSE always; with ``room`` bytes to spare, a RECEIPT and envelopes.
@@ -350,7 +350,7 @@ class Connection:
         :param at: seconds of the caller's monotonic clock, noted for each envelope that is written.
         """
         link, outbox = self._link, self.outbox
-        if room <= 0 or link is None or self.state is not State.OPEN:
+        if room <= 0 or link is None or self.state is not OPEN:
             out, self._control = self._control, []
             return out
         oldest = now - link.outcome.limits.ttl_seconds
@@ -358,7 +358,7 @@ class Connection:
         if self._draining is not None and self.idle:
             self.close(self._draining)
         out, self._control = self._control, []
-        if self.state is State.OPEN:
+        if self.state is OPEN:
             if self.receipt_due:
                 out.append(self._receipt(link))
             if outbox.queue:
@@ -397,7 +397,7 @@ class Connection:
         """End in order: say CLOSE, go on reading for our own outcomes. Before the handshake is done: abandon it."""
         if self.state is State.HANDSHAKE:
             self.abandon(category)
-        elif self.state is State.OPEN and self._link is not None:
+        elif self.state is OPEN and self._link is not None:
             self._say_close(self._link, category, None)
             self._end(State.CLOSING, category)
             self._link.verifier.dropping = True
@@ -414,8 +414,8 @@ class Connection:
 
     def fail(self, category: Category) -> None:
         """End because of what the peer sent, or did not finish: tell it, and look at nothing that still comes."""
-        if self.state in (State.OPEN, State.CLOSING) and self._link is not None:
-            if self.state is State.OPEN:
+        if self.state in (OPEN, State.CLOSING) and self._link is not None:
+            if self.state is OPEN:
                 self._say_close(self._link, category, self._link.verifier.expected)
             self._end(State.FAILED, category)
             self._lose()

@@ -22,12 +22,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from struct import Struct
-from typing import TypeVar
 
 import msgspec
 
-from ipc_twisted.core.codec import NO_SEQ, Malformed, RecordType, encode_header, encode_prefix
-from ipc_twisted.core.envelope import HeaderFields
+from ipc_twisted.core.codec import NO_SEQ, Malformed, RecordType, encode_prefix
 from ipc_twisted.core.flow import SendCredit
 from ipc_twisted.core.framing import HEAD_BYTES
 from ipc_twisted.core.signing import SIG_BYTES, MacKey
@@ -64,7 +62,7 @@ class Delivery(msgspec.Struct, eq=False):
 
     :ivar ts: of the message, unix seconds; ``kind`` and ``trace_id`` likewise.
     :ivar header: encoded, as it is written.
-    :ivar cost: bytes it counts for in :attr:`Outbox.buffered`.
+    :ivar cost: bytes it counts for in :attr:`Outbox.buffered`; known once it is queued.
     :ivar seq: of its record, once written.
     :ivar written_at: when, in seconds of the caller's monotonic clock.
     :ivar seen_by: the instance of the receiver that may have handed it over; None: nobody has.
@@ -75,7 +73,7 @@ class Delivery(msgspec.Struct, eq=False):
     trace_id: str | None
     header: bytes
     payload: bytes
-    cost: int
+    cost: int = 0
     seq: int = NO_SEQ
     written_at: float = 0.0
     seen_by: bytes | None = None
@@ -121,22 +119,6 @@ class Delivery(msgspec.Struct, eq=False):
         return f"<Delivery kind={self.kind!r} trace_id={self.trace_id!r} {state}>"
 
 
-_D = TypeVar("_D", bound=Delivery)
-
-
-def prepare(delivery: type[_D], fields: HeaderFields, payload_bytes: bytes) -> _D:
-    """Check a message as far as any receiver's limits go, and make its :class:`Delivery`.
-
-    :param delivery: the class: one that can be awaited.
-    :raises EnvelopeError: ``malformed``, naming the field and its rule.
-    """
-    if type(payload_bytes) is not bytes:
-        raise EnvelopeError(Category.MALFORMED, f"payload_bytes must be bytes, not {type(payload_bytes).__name__}")
-    header = encode_header(fields)
-    cost = len(header) + len(payload_bytes) + FLAT_COST_BYTES
-    return delivery(fields[0], fields[2], fields[3], header, payload_bytes, cost)
-
-
 class Outbox:
     """The messages of one sender that have no outcome.
 
@@ -165,20 +147,22 @@ class Outbox:
 
         :raises SendBufferFull: nothing was queued.
         """
-        if delivery.cost > self._limit:
-            raise EnvelopeError(
-                Category.PAYLOAD_TOO_LARGE,
-                f"the message takes {delivery.cost} bytes, limits.send_buffer_bytes of this side is {self._limit}",
-            )
-        if self.buffered + delivery.cost > self._limit:
-            self._refused = delivery.cost
+        delivery.cost = cost = len(delivery.header) + len(delivery.payload) + FLAT_COST_BYTES
+        buffered = self.buffered + cost
+        if buffered > self._limit:
+            if cost > self._limit:
+                raise EnvelopeError(
+                    Category.PAYLOAD_TOO_LARGE,
+                    f"the message takes {cost} bytes, limits.send_buffer_bytes of this side is {self._limit}",
+                )
+            self._refused = cost
             raise SendBufferFull(
                 Category.SEND_BUFFER_FULL,
                 f"{self.buffered} of limits.send_buffer_bytes={self._limit} are taken by messages without an outcome; "
                 "await drained() and send again",
             )
         self._refused = 0
-        self.buffered += delivery.cost
+        self.buffered = buffered
         self.queue.append(delivery)
 
     @property

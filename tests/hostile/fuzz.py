@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ipc_twisted.core.codec import NO_SEQ
+from ipc_twisted.core.codec import NO_SEQ, encode_header
 from ipc_twisted.core.connection import Callbacks, Connection, Policy, State
 from ipc_twisted.core.envelope import SecureEnvelope
 from ipc_twisted.core.handshake import ClientHandshake, Endpoint, Limits, ServerHandshake
@@ -366,7 +366,8 @@ class Side:
         else:
             connection.receive_data(wire.prefixed(wire.m2(head, tag_s)), NOW)
         for number in range(SENT):
-            connection.send(Delivery, b"", (NOW, f"o{number}", "job.run", None, None, None, {}))
+            header = encode_header((NOW, f"o{number}", "job.run", None, None, None, {}))
+            connection.send(Delivery(NOW, "job.run", None, header, b""))
         connection.data_to_send(1 << 18, NOW)
         if connection.state is not State.OPEN:
             raise Broken("the handshake of the vectors does not end well")

@@ -308,7 +308,19 @@ MUTANTS = [
         "",
     ),
     _nonce("nonce-prefix-short", "two processes have the same prefix", "_PREFIX_BYTES = 12", "_PREFIX_BYTES = 4"),
-    _nonce("nonce-constant", "one nonce for all", "count()).__next__", "iter(int, 1)).__next__"),
+    _nonce(
+        "nonce-constant",
+        "one nonce for all",
+        "map(repeat, blocks, repeat(256))",
+        "map(repeat, repeat(self.prefix), repeat(256))",
+    ),
+    _nonce("nonce-block-twice", "a nonce for each of two messages", "repeat(256))), cycle", "repeat(512))), cycle"),
+    _origin(
+        "payload-of-any-type",
+        "what changes under us is signed",
+        "        if type(payload_bytes) is not bytes:\n",
+        "        if False:\n",
+    ),
     _origin(
         "fork-sends",
         "a child says something under its parent's keys",
