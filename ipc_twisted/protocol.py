@@ -42,7 +42,7 @@ READ_BYTES = 128 * 1024
 """Read at a time once the peer has proved itself. Each record that lies across two reads is collected part by part;
 for small ones larger reads gain nothing and leave the processor's cache."""
 
-EARLY_BYTES = 32 * 1024
+EARLY_BYTES = 64 * 1024
 """So much that is sent in one turn does not wait for its end, while the other side has nothing to do."""
 
 EARLY_MESSAGES = 512

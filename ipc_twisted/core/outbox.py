@@ -34,7 +34,7 @@ from ipc_twisted.errors import Category, DeliveryUnknown, EnvelopeError, Rejecte
 FLAT_COST_BYTES = 200
 """What a message costs besides header and payload, flat."""
 
-JOIN_BYTES = 4_096
+JOIN_BYTES = 512
 """Payloads up to this are copied behind their header, larger ones are written as they are: one call less against one
 copy."""
 
