@@ -239,14 +239,14 @@ class SecureIPCProtocol(Protocol):
         What handlers answer goes out at once with the RECEIPT: a turn later would be half of a round trip's time.
         """
         self._shared.bytes_received += len(data)
-        connection = self._connection
+        if self._connection.receive_part(data):  # as most segments of a large record
+            return
         self._busy = True
         try:
-            to_do = connection.receive_data(data, self._shared.now())
+            self._connection.receive_data(data, self._shared.now())
         finally:
             self._busy = False
-        if to_do or connection.receiving != self._frame_timed:
-            self._after(at_once=True)
+        self._after(at_once=True)
 
     def readConnectionLost(self) -> None:
         self._connection.receive_eof()

@@ -179,5 +179,5 @@ def test_no_traceback_with_locals_shows_a_key_when_the_handshake_fails_within(wh
 
 def test_no_traceback_with_locals_shows_a_key_when_a_send_is_refused() -> None:
     both, hidden = linked()
-    for bad in (lambda: both.client.send(kind=""), lambda: both.client.send("text")):  # type: ignore[arg-type]
+    for bad in (lambda: both.client.send(kind=""), lambda: both.client.send(bytes(LIMITS.max_payload_bytes + 1))):
         assert seen(hidden, shown_by(raised_in(bad))) == []

@@ -43,7 +43,10 @@ def plain(frame: Frame) -> Plain:
 def fed(segments: Iterable[bytes], max_payload: int = MAX_PAYLOAD) -> tuple[list[Plain], Category | None]:
     """What comes out, each frame used before the next segment, as the connection does."""
     one = framer(max_payload)
-    found = [plain(frame) for segment in segments for frame in one.feed(segment)]
+    found: list[Plain] = []
+    for segment in segments:
+        if not one.take_part(segment):
+            found += map(plain, one.feed(segment))
     return found, one.fault
 
 
@@ -141,6 +144,24 @@ def test_one_that_is_dropped_within_a_segment_keeps_nothing_of_its_rest() -> Non
     next(frames)
     one.drop()
     assert list(frames) == []
+    assert one.receiving == 0
+
+
+@pytest.mark.parametrize("size", [1, 511, 512, 4_096])
+def test_what_lies_within_a_payload_may_be_taken_without_a_look_at_it(size: int) -> None:
+    """And nothing else: not the head, and not the end, behind which another record may begin."""
+    stream = record(0, b"h", b"x" * 10_000) + record(1)
+    one = framer()
+    taken = []
+    for at in range(0, len(stream), size):
+        segment = stream[at : at + size]
+        if one.take_part(segment):
+            taken.append((at, at + len(segment)))
+        else:
+            list(one.feed(segment))
+    payload_at, end = 48, 48 + 10_000
+    assert all(payload_at <= first and last < end for first, last in taken)
+    assert sum(last - first for first, last in taken) >= 10_000 - 2 * size
     assert one.receiving == 0
 
 

@@ -202,26 +202,27 @@ class Connection:
             self._control.append(first)
         return bool(first)
 
-    def receive_data(self, data: bytes, now: int) -> bool:
+    def receive_part(self, data: bytes) -> bool:
+        """Take a segment that lies within the payload of a record: there is nothing to do. False: it does not."""
+        return self._link is not None and self._link.framer.take_part(data)
+
+    def receive_data(self, data: bytes, now: int) -> None:
         """Take a segment from the peer.
 
         :param now: unix seconds.
-        :returns: False: it lay in the middle of a record, and there is nothing to do; :attr:`receiving` may be new.
         """
         if self.state is _HANDSHAKE:
             data = self._shake(data)
         link = self._link
         if link is None or not data or not (self.state is OPEN or self.state is _CLOSING):
-            return True
-        callbacks, control, before = self._callbacks, partial(self._take_control, link), link.verifier.expected
+            return
+        callbacks, control = self._callbacks, partial(self._take_control, link)
         try:
             link.verifier.verify(link.framer.feed(data), now, callbacks.hand_over, callbacks.rejected, control)
             if link.framer.fault is not None and not link.verifier.ended:
                 raise Fault(link.framer.fault)
         except Fault as fault:
             self.fail(fault.category)
-            return True
-        return link.verifier.expected != before
 
     def receive_eof(self) -> None:
         """The peer will write no more."""

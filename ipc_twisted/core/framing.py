@@ -110,6 +110,13 @@ class Framer:
                 self._await(self._take_length, LENGTH_BYTES)
         self.copied += copied
 
+    def take_part(self, data: bytes) -> bool:
+        """Take a segment that lies within a payload, at a fraction of what :meth:`feed` costs; False: it does not."""
+        if self._mac is None or len(data) >= self._need - self._have:
+            return False
+        self._keep(data)
+        return True
+
     def drop(self) -> None:
         """Let go of the record that is arriving, and take nothing more: the connection has ended."""
         self._dropped = True

@@ -16,7 +16,7 @@ _log = MutantsOf("log_limit", "log_limit")
 
 _OVERDUE = "elif late > self._late and not self._excused:"
 _LOST_CLOCK = "if self.guard.floor > now + 1:"
-_RECEIVE = "            to_do = connection.receive_data(data, self._shared.now())\n"
+_RECEIVE = "            self._connection.receive_data(data, self._shared.now())\n"
 _EVICT = "next(silent, oldest[0]).abandon(Category.EVICTED)"
 _OLDEST = "list(islice(self._silent, min(_LOOKED_AT, len(self._silent) - 1))) or list(islice(self._named, 1))"
 

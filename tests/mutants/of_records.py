@@ -47,6 +47,12 @@ MUTANTS = [
         "            if offset < data_len and self.fault is None and not self._dropped:\n",
         "            if offset < data_len and self.fault is None:\n",
     ),
+    _frame(
+        "end-taken-for-a-part",
+        "a record is never seen to end, and the next one is taken for its payload",
+        "or len(data) >= self._need - self._have:",
+        "or len(data) > self._need - self._have:",
+    ),
     # 2 and 3: lengths
     _frame(
         "length-unbounded",
