@@ -42,11 +42,9 @@ READ_BYTES = 128 * 1024
 """Read at a time once the peer has proved itself. Each record that lies across two reads is collected part by part;
 for small ones larger reads gain nothing and leave the processor's cache."""
 
-EARLY_BYTES = 64 * 1024
-"""So much that is sent in one turn does not wait for its end, while the other side has nothing to do."""
-
-EARLY_MESSAGES = 512
-"""With so many on their way it has."""
+EARLY_BYTES = 8 * 1024
+"""So much that is sent in one turn does not wait for its end, if the other side has no more than that to do; then twice
+as much, and so on."""
 
 _MANY_BUFFERS = 64  # from here on, one more copy of small frames costs less than what the transport does with each
 
@@ -122,7 +120,8 @@ class SecureIPCProtocol(Protocol):
         self._origin = Origin(shared.wall)
         self._paused = False
         self._busy = False  # what is sent while a segment is read, or written, waits for the end of that
-        self._unflushed = 0  # cost of what was sent since the last look at it, bytes
+        self._unflushed = 0  # cost of what was sent since the last flush, bytes
+        self._early_at = EARLY_BYTES  # when so much is unflushed, it may be time
         self._flush_call: IDelayedCall | None = None
         self._expiry_call: IDelayedCall | None = None
         self._linger: Deadline | None = None
@@ -162,7 +161,7 @@ class SecureIPCProtocol(Protocol):
         :raises NotConnected: ``not_connected``; the connection has ended or is ending.
         """
         delivery = self._origin.message(kind, payload_bytes, trace_id, reply_to, target, headers)
-        if self._unflushed >= EARLY_BYTES and not self._busy:
+        if self._unflushed >= self._early_at and not self._busy:
             self._flush_early()  # before this message is queued: should it end the connection, nothing is
         self._connection.send(delivery)
         if not self._busy:
@@ -431,11 +430,13 @@ class SecureIPCProtocol(Protocol):
             self._flush_call = self._clock.callLater(0, self._flush_due)
 
     def _flush_early(self) -> None:
-        """Within the turn, so that the other side begins while the rest is made; but not where it has enough to do."""
-        if len(self._connection.outbox.in_flight) < EARLY_MESSAGES:
+        """Within the turn, so that the other side begins while the rest is made; but not before there is as much as
+        it has to do already."""
+        in_flight = self._connection.outbox.buffered - self._unflushed
+        if self._unflushed >= in_flight:
             self._flush()
         else:
-            self._unflushed = 0
+            self._early_at = in_flight
 
     def _flush_due(self) -> None:
         self._flush_call = None
@@ -444,7 +445,7 @@ class SecureIPCProtocol(Protocol):
     def _flush(self) -> None:
         """Write what may be written: the end of the handshake always, and as far as credit and room go a RECEIPT and
         envelopes."""
-        self._unflushed = 0
+        self._unflushed, self._early_at = 0, EARLY_BYTES
         connection = self._connection
         self._busy = True
         try:

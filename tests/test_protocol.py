@@ -36,7 +36,7 @@ from ipc_twisted import (
 from ipc_twisted.config import SPARE_DESCRIPTORS
 from ipc_twisted.dialling import Dialler
 from ipc_twisted.log_limit import LINES, SECONDS
-from ipc_twisted.protocol import EARLY_BYTES, EARLY_MESSAGES, LINGER_SECONDS, READ_BYTES, WRITE_BYTES
+from ipc_twisted.protocol import EARLY_BYTES, LINGER_SECONDS, READ_BYTES, WRITE_BYTES
 from tests import wire_peer as wire
 from tests.log_lines import Lines
 from tests.memory_link import NOW, SECRET, SERVER, MemoryClient, MemoryLink, MemoryServer
@@ -307,21 +307,23 @@ class TurnTests(LoggedTestCase):
         self.assertEqual(getattr(self.link.transport, "bufferSize", None), READ_BYTES)
 
     def test_what_is_sent_in_a_turn_is_one_write(self) -> None:
-        for _ in range(100):
+        for _ in range(30):
             self.link.protocol.send("job.run", b"x")
         self.assertEqual(self.link.transport.writes, [])
         self.server.turn()
         self.assertEqual(len(self.link.transport.writes), 1)
-        self.assertEqual(self.written(), [wire.ENVELOPE] * 100)
+        self.assertEqual(self.written(), [wire.ENVELOPE] * 30)
 
     def test_the_first_of_many_go_out_within_the_turn(self) -> None:
-        """Else the other side would begin with them only when the last of them was made."""
-        each, writes = 4_096, self.link.transport.writes
-        for _ in range(2 * EARLY_BYTES // each + 1):
+        """Else the other side would begin with them only when the last of them was made. Each write has as much as was
+        written before: a side that has more to do is told of more at a time."""
+        each, writes = 1_024, self.link.transport.writes
+        for _ in range(16 * EARLY_BYTES // each + 1):
             self.link.protocol.send("job.run", bytes(each))
-        self.assertEqual([len(write) > EARLY_BYTES - each for write in writes], [True, True])
+        sizes = [len(write) / EARLY_BYTES for write in writes]
+        self.assertEqual([round(size) for size in sizes], [1, 1, 2, 4, 8])
         self.server.turn()
-        self.assertEqual(len(writes), 3)
+        self.assertEqual(len(writes), 6)
 
     def test_what_goes_out_within_the_turn_may_end_the_connection_before_a_message_is_queued(self) -> None:
         """Else its sender would get what has ended already, and the log would say that nobody awaits it."""
@@ -332,11 +334,10 @@ class TurnTests(LoggedTestCase):
         self.assertIsInstance(old.exception(), Rejected)
 
     def test_they_do_not_where_the_other_side_has_enough_to_do(self) -> None:
-        for _ in range(EARLY_MESSAGES):
-            self.link.protocol.send("job.run", b"")
+        self.link.protocol.send("job.run", bytes(2 * EARLY_BYTES))
         self.server.turn()
         writes = len(self.link.transport.writes)
-        for _ in range(2 * EARLY_BYTES // 4_096):
+        for _ in range(2 * EARLY_BYTES // 4_096 - 1):
             self.link.protocol.send("job.run", bytes(4_096))
         self.assertEqual(len(self.link.transport.writes), writes)
         self.server.turn()
