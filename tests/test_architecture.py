@@ -32,10 +32,10 @@ LAYERS: list[set[str]] = [
     # Lowest first: a module imports from lower layers only, and from none of its own.
     {"errors", "core", "nonces"},
     {"core.envelope", "core.signing", "core.flow", "core.replay", "deadline", "log_limit", "systemd"},
-    {"core.codec", "core.key_schedule", "core.framing", "origin"},
+    {"core.codec", "core.key_schedule", "core.framing"},
     {"core.verifier", "core.outbox", "keys"},
     {"core.handshake", "core.resend", "delivery"},
-    {"core.connection", "config"},
+    {"core.connection", "config", "origin"},
     {"connection_file", "peer_watch"},
     {"protocol"},
     {"draining", "handlers", "strangers"},
