@@ -46,6 +46,9 @@ EARLY_BYTES = 8 * 1024
 """So much that is sent in one turn does not wait for its end, if the other side has no more than that to do; then twice
 as much, and so on."""
 
+EARLY_MOST_BYTES = 64 * 1024
+"""But no more than that is held back: to make and write larger pieces costs more for each byte."""
+
 _MANY_BUFFERS = 64  # from here on, one more copy of small frames costs less than what the transport does with each
 
 LINGER_SECONDS = 1.0
@@ -432,11 +435,11 @@ class SecureIPCProtocol(Protocol):
     def _flush_early(self) -> None:
         """Within the turn, so that the other side begins while the rest is made; but not before there is as much as
         it has to do already."""
-        in_flight = self._connection.outbox.buffered - self._unflushed
-        if self._unflushed >= in_flight:
+        enough = min(self._connection.outbox.buffered - self._unflushed, EARLY_MOST_BYTES)
+        if self._unflushed >= enough:
             self._flush()
         else:
-            self._early_at = in_flight
+            self._early_at = enough
 
     def _flush_due(self) -> None:
         self._flush_call = None

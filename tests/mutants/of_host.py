@@ -5,7 +5,7 @@ from tests.mutants.mutant import MutantsOf
 _keys = MutantsOf("keys", "keys")
 _file = MutantsOf("connection_file", "connection_file")
 _endpoint = MutantsOf("endpoints", "link", "categories", "twistd", "service")
-_dial = MutantsOf("dialling", "protocol", "mistakes", "link", "rotation", "client_service")
+_dial = MutantsOf("dialling", "dialler", "mistakes", "link", "rotation", "client_service")
 _config = MutantsOf("config", "config", "config_sources")
 
 _OPEN_KEY = "os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK"

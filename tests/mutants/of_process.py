@@ -2,13 +2,15 @@
 
 from tests.mutants.mutant import MutantsOf
 
-_factory = MutantsOf("factory", "protocol", "categories", "rotation", "link")
+_factory = MutantsOf(
+    "factory", "factory", "protocol_deadlines", "protocol_ends", "protocol", "dialler", "categories", "rotation", "link"
+)
 _endpoints = MutantsOf("endpoints", "service")
-_strangers = MutantsOf("strangers", "strangers_places", "protocol")
+_strangers = MutantsOf("strangers", "strangers_places", "factory")
 _deadline = MutantsOf("deadline", "deadline")
 _watch = MutantsOf("peer_watch", "peer_watch")
 _drain = MutantsOf("draining", "draining", "service")
-_protocol = MutantsOf("protocol", "protocol", "link", "categories")
+_protocol = MutantsOf("protocol", "protocol", "protocol_ends", "protocol_deadlines", "factory", "link", "categories")
 _service = MutantsOf("service", "categories", "service")
 _nonce = MutantsOf("nonces", "nonces")
 _origin = MutantsOf("origin", "origin")
@@ -73,7 +75,7 @@ MUTANTS = [
         "who has proved itself is evicted as a stranger",
         "        self.pending.discard(protocol)\n        full",
         "        full",
-        tests=("protocol", "strangers_places", "strangers"),
+        tests=("factory", "strangers_places", "strangers"),
     ),
     # Places and descriptors
     _factory("connections-unbounded", "key holders take all descriptors", "        if full:\n", "        if False:\n"),
@@ -160,14 +162,14 @@ MUTANTS = [
         "a recorded client is let in again",
         "            Endpoint(host.host, host.port, peer.host, peer.port),\n            self.random(NONCE_BYTES),",
         "            Endpoint(host.host, host.port, peer.host, peer.port),\n            bytes(NONCE_BYTES),",
-        tests=("protocol", "link", "strangers"),
+        tests=("factory", "dialler", "link", "strangers"),
     ),
     _factory(
         "client-nonce-constant",
         "a recorded server convinces a client",
         "what the socket says\n            self.random(NONCE_BYTES),",
         "what the socket says\n            bytes(NONCE_BYTES),",
-        tests=("protocol", "link", "strangers"),
+        tests=("dialler", "factory", "link", "strangers"),
     ),
     _factory(
         "endpoint-of-the-socket",
@@ -379,28 +381,28 @@ MUTANTS = [
         "a peer that makes a handler fail fills the disk",
         'left_out = self._limit.admit(f"handler {failure.type}")',
         "left_out: int | None = 0",
-        tests=("protocol", "link", "categories", "mistakes"),
+        tests=("factory", "link", "categories", "mistakes"),
     ),
     _factory(
         "kind-unescaped",
         "a peer writes lines of our log",
         "rejected an envelope from {peer}: {category} kind={kind!r}",
         "rejected an envelope from {peer}: {category} kind={kind}",
-        tests=("protocol", "link", "twistd"),
+        tests=("factory", "link", "twistd"),
     ),
     _factory(
         "trace-id-unescaped",
         "a peer writes lines of our log",
         '{category} kind={kind!r} trace_id={trace_id!r}",\n            event="envelope_rejected"',
         '{category} kind={kind!r} trace_id={trace_id}",\n            event="envelope_rejected"',
-        tests=("protocol", "link", "twistd"),
+        tests=("factory", "link", "twistd"),
     ),
     _factory(
         "failed-trace-id-unescaped",
         "a peer writes lines of our log",
         'a handler failed: trace_id={trace_id!r}"',
         'a handler failed: trace_id={trace_id}"',
-        tests=("protocol", "link", "twistd"),
+        tests=("factory", "link", "twistd"),
     ),
     # Stopping
     _drain(
