@@ -161,7 +161,7 @@ class SecureIPCProtocol(Protocol):
         :param headers: at most 64 of text to text; all fields but the payload encode to at most 65,535 bytes.
         :raises EnvelopeError: ``malformed`` or ``payload_too_large``.
         :raises SendBufferFull: ``send_buffer_full``; await :meth:`drained` and send again.
-        :raises NotConnected: ``not_connected``; the connection has ended or is ending.
+        :raises NotConnected: ``not_connected``; the connection has ended or is ending. Looked at behind the arguments.
         """
         delivery = self._origin.message(kind, payload_bytes, trace_id, reply_to, target, headers)
         if self._unflushed >= self._early_at and not self._busy:

@@ -124,7 +124,7 @@ def test_tiny_segments_cost_little_more_memory_than_their_bytes(segment: int) ->
     tracemalloc.start()
     try:
         for at in range(0, 60_000, segment):
-            list(one.feed(at.to_bytes(segment + 4, "big")[4:]))
+            assert one.take_part(at.to_bytes(segment + 4, "big")[4:])
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -116,6 +116,33 @@ class TurnTests(LoggedTestCase):
         self.server.turn()
         self.assertEqual(len(writes), 7)
 
+    def test_so_it_is_in_every_turn(self) -> None:
+        link = self.link
+        for _ in range(60):
+            link.protocol.send("job.run", bytes(4_096))
+        self.server.turn()
+        for _ in range(60):
+            link.peer.read_envelope()
+        link.peer.send_receipt()
+        writes = len(link.transport.writes)
+        for _ in range(4):
+            link.protocol.send("job.run", bytes(4_096))
+        self.assertEqual(len(link.transport.writes), writes + 1)
+
+    def test_not_within_a_segment_that_is_read(self) -> None:
+        """What handlers send goes out with the receipt, behind all that the segment has."""
+
+        def answer(_envelope: SecureEnvelope, connection: SecureIPCProtocol) -> None:
+            connection.send("job.run", b"")
+
+        self.server.handler = answer
+        self.link.protocol.send("job.run", bytes(EARLY_BYTES))
+        writes = len(self.link.transport.writes)
+        self.link.peer.send_raw(self.link.frame() + self.link.frame())
+        self.assertEqual(len(self.link.transport.writes), writes)
+        self.server.turn()
+        self.assertEqual(self.written(), [wire.RECEIPT, *[wire.ENVELOPE] * 3])
+
     def test_what_goes_out_within_the_turn_may_end_the_connection_before_a_message_is_queued(self) -> None:
         """Else its sender would get what has ended already, and the log would say that nobody awaits it."""
         old = self.link.protocol.send("job.run", bytes(EARLY_BYTES))

@@ -142,6 +142,16 @@ class FrameDeadlineTests(LoggedTestCase):
         self.server.turn(1.01)
         self.assertTimedOut()
 
+    def test_bytes_of_its_payload_do_not_extend_it_and_are_counted(self) -> None:
+        before = self.server.factory.bytes_received
+        self.link.peer.send_raw(self.link.frame(b"x" * 1_000)[:200])
+        for _ in range(29):
+            self.server.turn(1)
+            self.link.peer.send_raw(b"x")
+        self.assertEqual(self.server.factory.bytes_received - before, 229)
+        self.server.turn(1.01)
+        self.assertTimedOut()
+
     def test_none_runs_behind_our_close(self) -> None:
         """Also where the CLOSE is said at the end of the segment in which the record began."""
         self.link.protocol.send("job.run", b"")

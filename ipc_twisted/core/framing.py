@@ -118,7 +118,8 @@ class Framer:
         return True
 
     def drop(self) -> None:
-        """Let go of the record that is arriving, and take nothing more: the connection has ended."""
+        """Let go of the record that is arriving, and keep nothing more: the connection has ended. What lies whole in a
+        segment that is being gone through is still given; the chain drops it."""
         self._dropped = True
         self._stage = self._mac = None
         self._parts.clear()

@@ -62,7 +62,7 @@ class Delivery(msgspec.Struct, eq=False):
 
     :ivar ts: of the message, unix seconds; ``kind`` and ``trace_id`` likewise.
     :ivar header: encoded, as it is written.
-    :ivar cost: bytes it counts for in :attr:`Outbox.buffered`; known once it is queued.
+    :ivar cost: bytes it counts for in :attr:`Outbox.buffered`; set by :meth:`Outbox.add`.
     :ivar seq: of its record, once written.
     :ivar written_at: when, in seconds of the caller's monotonic clock.
     :ivar seen_by: the instance of the receiver that may have handed it over; None: nobody has.

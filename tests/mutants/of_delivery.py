@@ -123,6 +123,12 @@ MUTANTS = [
         "now, callbacks.hand_over, ",
         "now, lambda *one: callbacks.hand_over(*one) or True, ",
     ),
+    _link(
+        "kept-behind-its-end",
+        "a connection that has ended keeps what comes",
+        "                self._link.framer.drop()\n",
+        "                pass\n",
+    ),
     _link("fault-behind-the-end", "a record is looked at behind the end", " and not link.verifier.ended:", ":"),
     _link(
         "ended-not-told-to-the-chain",

@@ -230,6 +230,25 @@ MUTANTS = [
         "        if True:\n",
     ),
     _protocol(
+        "frame-extended-by-its-payload",
+        "a byte now and then keeps a record open",
+        "receive_part(data):  # as most segments of a large record\n",
+        "receive_part(data):\n            self._frame and self._frame.start()\n",
+        tests=("protocol_deadlines",),
+    ),
+    _protocol(
+        "early-once",
+        "what is sent much of waits in every later turn, though the other side has nothing to do",
+        "        self._unflushed, self._early_at = 0, EARLY_BYTES\n",
+        "        self._unflushed = 0\n",
+    ),
+    _protocol(
+        "early-within-a-segment",
+        "a handler's answers are written before the receipt for what they answer",
+        "        if self._unflushed >= self._early_at and not self._busy:\n",
+        "        if self._unflushed >= self._early_at:\n",
+    ),
+    _protocol(
         "frame-timeout-ignored",
         "a record that never ends holds its bytes for ever",
         "        self._connection.fail(Category.FRAME_TIMEOUT)\n",

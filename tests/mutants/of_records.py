@@ -53,6 +53,19 @@ MUTANTS = [
         "or len(data) >= self._need - self._have:",
         "or len(data) > self._need - self._have:",
     ),
+    _frame(
+        "parts-taken-behind-the-end",
+        "a connection that has ended keeps what comes",
+        "        self._stage = self._mac = None\n",
+        "        self._stage = None\n",
+    ),
+    _frame(
+        "tiny-parts-kept-apart",
+        "an object for each byte of a payload",
+        "            return False\n        self._keep(data)\n",
+        "            return False\n        self._have += len(data)\n        self._gather()\n        self._add(data)\n",
+        tests=("framing_cost",),
+    ),
     # 2 and 3: lengths
     _frame(
         "length-unbounded",
