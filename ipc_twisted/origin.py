@@ -10,7 +10,7 @@ from ipc_twisted.delivery import Delivery
 from ipc_twisted.errors import Category, EnvelopeError, NotConnected
 from ipc_twisted.nonces import process_nonces
 
-_NONE: dict[str, str] = {}  # only encoded
+_EMPTY: dict[str, str] = {}  # only encoded
 
 
 class Origin:
@@ -53,5 +53,5 @@ class Origin:
         if type(payload_bytes) is not bytes:
             raise EnvelopeError(Category.MALFORMED, f"payload_bytes must be bytes, not {type(payload_bytes).__name__}")
         ts = int(self._wall())
-        fields = (ts, process_nonces.next(), kind, trace_id, reply_to, target, _NONE if headers is None else headers)
+        fields = (ts, process_nonces.next(), kind, trace_id, reply_to, target, _EMPTY if headers is None else headers)
         return Delivery(ts, kind, trace_id, encode_header(fields), payload_bytes)

@@ -78,7 +78,7 @@ def test_the_cost_grows_with_the_record_and_not_with_its_square(segment: int) ->
 
 
 def allocated(one: Counts, segments: list[bytes]) -> int:
-    """Bytes that were allocated, at the least; without a KiB for each segment and record, which are no copies."""
+    """Bytes that were allocated, at the least; without 2 KiB for each segment and record, which are no copies."""
     total = 0
     tracemalloc.start()
     try:
@@ -87,7 +87,7 @@ def allocated(one: Counts, segments: list[bytes]) -> int:
             before, _ = tracemalloc.get_traced_memory()
             frames = list(one.feed(segment))
             _, peak = tracemalloc.get_traced_memory()
-            total += max(0, peak - before - 1_024 * (1 + len(frames)))
+            total += max(0, peak - before - 2_048 * (1 + len(frames)))
     finally:
         tracemalloc.stop()
     return total
