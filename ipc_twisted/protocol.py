@@ -43,8 +43,8 @@ READ_BYTES = 128 * 1024
 for small ones larger reads gain nothing and leave the processor's cache."""
 
 EARLY_BYTES = 8 * 1024
-"""So much that is sent in one turn does not wait for its end, if the other side has no more than that to do; then twice
-as much, and so on."""
+"""So much that is sent in one turn does not wait for its end, if the other side has no more than that to do; else
+as much as it has."""
 
 EARLY_MOST_BYTES = 64 * 1024
 """But no more than that is held back: to make and write larger pieces costs more for each byte."""

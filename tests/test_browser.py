@@ -117,6 +117,10 @@ class Browser:
     def attack(self, kind: str) -> None:
         """Let the hostile process loose, and wait until it is over."""
         self.click(kind)
+        self.wait_for_the_end_of(kind)
+
+    def wait_for_the_end_of(self, kind: str) -> None:
+        """Of an attack. One that is under way when the execution process is killed ends in an error."""
         self.wait(lambda: not self.run("return document.getElementById(arguments[0]).matches('.busy')", kind))
         assert self.text("trouble-error") == ""
 
@@ -141,6 +145,10 @@ class Browser:
 
     def wait_for_refusals(self, category: str, count: int) -> None:
         self.wait(lambda: self.refusals().get(category) == count)
+
+    def wait_until_down(self) -> None:
+        """The process is seen to end first; what is started before the link is, is taken for connected already."""
+        self.wait(lambda: self.text("pid") == "not running" and self.text("state") != "connected")
 
     def wait_for_newest_line(self, word: str) -> None:
         self.wait(lambda: word in self.text("log").splitlines()[0])
@@ -224,8 +232,7 @@ def test_the_execution_process_is_killed_and_back_without_a_reload(browser: Brow
     browser.render()
     browser.wait(lambda: browser.tiles() > 0)
     browser.click("kill")
-    browser.wait(lambda: browser.text("state") != "connected")
-    assert browser.text("pid") == "not running"
+    browser.wait_until_down()
     shown = browser.tiles()
     assert shown < 48
     browser.click("start")
@@ -239,7 +246,7 @@ def test_the_execution_process_is_killed_and_back_without_a_reload(browser: Brow
 def test_what_is_ordered_while_it_is_down_waits_and_comes(browser: Browser) -> None:
     browser.open()
     browser.click("kill")
-    browser.wait(lambda: browser.text("state") != "connected")
+    browser.wait_until_down()
     browser.render()
     browser.wait(lambda: browser.text("waiting") == "48")
     browser.click("start")
@@ -250,7 +257,7 @@ def test_what_is_ordered_while_it_is_down_waits_and_comes(browser: Browser) -> N
 def test_what_cannot_be_done_is_said(browser: Browser) -> None:
     browser.open()
     browser.click("kill")
-    browser.wait(lambda: browser.text("state") != "connected")
+    browser.wait_until_down()
     browser.click("replay")
     browser.wait(lambda: browser.text("trouble-error").startswith("not possible now"))
     assert any("409" in complaint for complaint in browser.console())  # the browser's own line, and no other
@@ -285,14 +292,15 @@ def test_the_keyboard_is_enough(browser: Browser) -> None:
         tab_to(id_)
     before = browser.refusals().get("signature_invalid", 0)
     press(Keys.SPACE)
+    browser.wait_for_the_end_of("forge")
     browser.wait_for_refusals("signature_invalid", before + 1)
     tab_to("kill")
     press(Keys.ENTER)
-    browser.wait(lambda: browser.text("pid") == "not running")
+    browser.wait_until_down()
     assert browser.run("return document.activeElement.id") == "kill"  # the focus is not lost
     tab_to("start")
     press(Keys.SPACE)
-    browser.wait(lambda: browser.text("progress-text").startswith(COMPLETE))
+    browser.wait(lambda: browser.text("progress-text").startswith(COMPLETE) and browser.text("state") == "connected")
     tab_to("log")
 
 
@@ -317,7 +325,7 @@ def test_contrast_holds(browser: Browser, dark: bool) -> None:
     browser.open(dark=dark)
     browser.attack("forge")  # lines of both tones, and rows
     browser.click("kill")
-    browser.wait(lambda: browser.text("pid") == "not running")
+    browser.wait_until_down()
     browser.run("for (const id of ['order-error', 'trouble-error']) document.getElementById(id).textContent = 'x'")
     browser.run("document.getElementById('offline').hidden = false")
     background = browser.run("return getComputedStyle(document.body).backgroundColor")

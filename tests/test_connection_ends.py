@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ipc_twisted.core.codec import NO_SEQ
-from ipc_twisted.core.connection import State
+from ipc_twisted.core.connection import Connection, State
 from ipc_twisted.core.resend import ResendingOutbox
 from ipc_twisted.errors import Category
 from tests import wire_peer as wire
@@ -146,16 +146,18 @@ def test_a_dead_connection_drops_every_later_byte() -> None:
     assert (side.handed, len(side.guard), forger.hear()) == ([], 0, [])
 
 
-def test_of_a_payload_that_is_arriving_nothing_is_taken_behind_the_end() -> None:
+@pytest.mark.parametrize("end", [Connection.abandon, Connection.fail])
+def test_of_a_payload_that_is_arriving_nothing_is_taken_behind_the_end(
+    end: Callable[[Connection, Category], None],
+) -> None:
     """A part of it goes to the framer without a look at the state."""
-    for end in ("abandon", "fail"):
-        side = server()
-        forger = Forger(side)
-        frame = forger.envelope(bytes(9_000))
-        forger.say(frame[:4_000])
-        assert side.connection.receive_part(frame[4_000:5_000])
-        side.connection.abandon(Category.CLOSED) if end == "abandon" else side.connection.fail(Category.FRAME_TIMEOUT)
-        assert not side.connection.receive_part(frame[5_000:6_000])
+    side = server()
+    forger = Forger(side)
+    frame = forger.envelope(bytes(9_000))
+    forger.say(frame[:4_000])
+    assert side.connection.receive_part(frame[4_000:5_000])
+    end(side.connection, Category.FRAME_TIMEOUT)
+    assert not side.connection.receive_part(frame[5_000:6_000])
 
 
 # Ends from within

@@ -10,13 +10,7 @@ from collections.abc import Callable
 from twisted.internet.defer import CancelledError
 from twisted.internet.testing import MemoryReactorClock
 
-from ipc_twisted import (
-    Category,
-    HandshakeError,
-    Keyring,
-    SecureIPCProtocol,
-    connect,
-)
+from ipc_twisted import Category, HandshakeError, Keyring, SecureIPCProtocol, connect
 from ipc_twisted.dialling import Dialler
 from tests.memory_case import LoggedTestCase
 from tests.memory_link import NOW, SECRET, SERVER, MemoryClient

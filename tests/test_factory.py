@@ -8,12 +8,7 @@ from __future__ import annotations
 import pytest
 from twisted.logger import capturedLogs
 
-from ipc_twisted import (
-    Category,
-    Rejected,
-    SecureEnvelope,
-    SecureIPCProtocol,
-)
+from ipc_twisted import Category, Rejected, SecureEnvelope, SecureIPCProtocol
 from ipc_twisted.config import SPARE_DESCRIPTORS
 from ipc_twisted.log_limit import LINES, SECONDS
 from tests.memory_case import HOUR, M1, M2_BYTES, LoggedTestCase

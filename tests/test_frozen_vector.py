@@ -9,21 +9,9 @@ from ipc_twisted.core.handshake import ClientHandshake, Outcome, ServerHandshake
 from ipc_twisted.core.key_schedule import Prk
 from ipc_twisted.core.outbox import Delivery
 from ipc_twisted.errors import Category
+from tests import core_pair
 from tests import wire_peer as wire
-from tests.core_pair import (
-    ENDPOINT,
-    INSTANCE,
-    LIMITS,
-    NONCE_C,
-    NONCE_S,
-    NOW,
-    SECRET,
-    SERVICE,
-    Pair,
-    client,
-    message,
-    server,
-)
+from tests.core_pair import ENDPOINT, INSTANCE, LIMITS, NONCE_C, NONCE_S, NOW, SECRET, SERVICE, Pair, client, server
 
 M1 = bytes.fromhex(
     "0000004049504354010100000e693fc16244bd21010000000000001e0000040004000000"
@@ -75,7 +63,7 @@ def test_the_frozen_handshake_byte_for_byte() -> None:
 def test_the_frozen_envelope_byte_for_byte() -> None:
     both = Pair(client(), server())
     both.settle()
-    both.client.connection.send(message(Delivery, (*FIELDS, HEADERS), b"hello"))
+    both.client.connection.send(core_pair.message(Delivery, (*FIELDS, HEADERS), b"hello"))
     frame = both.client.output()
     assert frame == ENVELOPE
     both.server.connection.receive_data(frame, NOW)

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from twisted.internet.error import ConnectionLost as ConnectionReset
 
-from ipc_twisted import (
-    Category,
-    HandshakeError,
-)
+from ipc_twisted import Category, HandshakeError
 from ipc_twisted.protocol import LINGER_SECONDS
 from tests import wire_peer as wire
 from tests.memory_case import HOUR, M1, M2_BYTES, LoggedTestCase

@@ -11,12 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.error import ConnectionLost as ConnectionReset
 
-from ipc_twisted import (
-    Category,
-    DeliveryUnknown,
-    NotConnected,
-    Rejected,
-)
+from ipc_twisted import Category, DeliveryUnknown, NotConnected, Rejected
 from ipc_twisted.protocol import LINGER_SECONDS
 from tests.memory_case import M1, LoggedTestCase
 from tests.memory_link import MemoryLink, MemoryServer
@@ -28,6 +23,15 @@ class EndTests(LoggedTestCase):
     """However a connection ends: it is counted once, and nothing of it is left."""
 
     ENDINGS: dict[str, tuple[Ending, Category]]
+
+    @staticmethod
+    def with_one_written() -> tuple[MemoryServer, MemoryLink, Deferred[None]]:
+        """A connection, and the outcome of a message of ours that the peer has not answered."""
+        server = MemoryServer()
+        link = server.connect()
+        written = link.protocol.send("job.run", b"").as_deferred()
+        server.turn()
+        return server, link, written
 
     @staticmethod
     def _both_close(_server: MemoryServer, link: MemoryLink) -> None:
@@ -164,10 +168,7 @@ class EndTests(LoggedTestCase):
     def test_an_end_without_close_is_never_taken_for_success(self) -> None:
         for ending in (MemorySocketEnd.eof, MemorySocketEnd.reset, MemorySocketEnd.clean):
             with self.subTest(ending=ending.__name__):
-                server = MemoryServer()
-                link = server.connect()
-                written = link.protocol.send("job.run", b"").as_deferred()
-                server.turn()
+                server, link, written = self.with_one_written()
                 queued = link.protocol.send("job.run", b"").as_deferred()
                 closed = link.protocol.wait_closed()
                 ending(link)
@@ -195,10 +196,7 @@ class EndTests(LoggedTestCase):
         self.assertEqual(self.failureResultOf(queued, Rejected).value.category, Category.CLOSED)
 
     def test_receipts_are_still_read_behind_our_close_and_envelopes_dropped(self) -> None:
-        server = MemoryServer()
-        link = server.connect()
-        written = link.protocol.send("job.run", b"").as_deferred()
-        server.turn()
+        server, link, written = self.with_one_written()
         link.protocol.close()
         link.send()
         link.peer.read_envelope()
@@ -207,10 +205,7 @@ class EndTests(LoggedTestCase):
         self.assertEqual(server.received, [])
 
     def test_all_is_dropped_behind_a_fault(self) -> None:
-        server = MemoryServer()
-        link = server.connect()
-        written = link.protocol.send("job.run", b"").as_deferred()
-        server.turn()
+        server, link, written = self.with_one_written()
         link.peer.read_envelope()
         link.peer.send_raw(link.frame(sig=bytes(32)) + link.frame())
         link.send()

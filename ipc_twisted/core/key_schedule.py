@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import NamedTuple, NoReturn
 
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from ipc_twisted.core.signing import MacKey
 
@@ -77,7 +77,7 @@ class Prk:
         if len(secret) < MIN_SECRET_BYTES:
             del secret
             raise ValueError(f"a secret must have at least {MIN_SECRET_BYTES} bytes")
-        self._raw = MacKey(_EXTRACT_SALT).sign(secret)
+        self._raw = HKDF.extract(SHA256(), _EXTRACT_SALT, secret)
 
     def key_id(self, service: str) -> bytes:
         """8 public bytes that name this secret for ``service``; another service gives another id."""

@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ipc_twisted.core.codec import NO_SEQ, encode_header
+from ipc_twisted.core.codec import NO_SEQ
 from ipc_twisted.core.connection import Callbacks, Connection, Policy, State
 from ipc_twisted.core.envelope import SecureEnvelope
 from ipc_twisted.core.handshake import ClientHandshake, Endpoint, Limits, ServerHandshake
@@ -37,6 +37,7 @@ from ipc_twisted.core.outbox import Delivery, Outbox
 from ipc_twisted.core.replay import MemoryReplayGuard
 from ipc_twisted.core.verifier import Rejection
 from tests import wire_peer as wire
+from tests.core_pair import message
 from tests.tiny_msgpack import hidden_pairs
 from tests.vectors import common, reference
 from tests.wire_peer import WireError
@@ -366,8 +367,7 @@ class Side:
         else:
             connection.receive_data(wire.prefixed(wire.m2(head, tag_s)), NOW)
         for number in range(SENT):
-            header = encode_header((NOW, f"o{number}", "job.run", None, None, None, {}))
-            connection.send(Delivery(NOW, "job.run", None, header, b""))
+            connection.send(message(Delivery, (NOW, f"o{number}", "job.run", None, None, None, {}), b""))
         connection.data_to_send(1 << 18, NOW)
         if connection.state is not State.OPEN:
             raise Broken("the handshake of the vectors does not end well")
