@@ -147,7 +147,7 @@ class Browser:
         self.wait(lambda: self.refusals().get(category) == count)
 
     def wait_until_down(self) -> None:
-        """The process is seen to end first; what is started before the link is, is taken for connected already."""
+        """The process is shown to have ended first; until the link is, ``connected`` still means the old one."""
         self.wait(lambda: self.text("pid") == "not running" and self.text("state") != "connected")
 
     def wait_for_newest_line(self, word: str) -> None:
