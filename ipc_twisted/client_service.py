@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from twisted.application.internet import backoffPolicy
 from twisted.application.service import Service
-from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
@@ -72,7 +71,7 @@ class _Factory(SecureIPCClientFactory):
         self.outbox = ResendingOutbox(config.limits.send_buffer_bytes, self.sent, unclaimed)
         self.kept_outboxes = (self.outbox,)
 
-    def make_outbox(self, peer: IPv4Address) -> ResendingOutbox:
+    def make_outbox(self, peer: str) -> ResendingOutbox:
         return self.outbox
 
 

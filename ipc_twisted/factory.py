@@ -12,7 +12,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
@@ -20,7 +19,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from ipc_twisted.config import LOOPBACK, SPARE_DESCRIPTORS, ExecutionIPCConfig
-from ipc_twisted.core.connection import Callbacks, Connection, Policy
+from ipc_twisted.core.connection import Connection, Policy
 from ipc_twisted.core.handshake import NONCE_BYTES, ClientHandshake, Endpoint, ServerHandshake
 from ipc_twisted.core.key_schedule import Prk
 from ipc_twisted.core.outbox import Delivery, Outbox
@@ -104,14 +103,13 @@ class SharedFactory(Factory[SecureIPCProtocol]):
         protocol.factory = self
         return protocol
 
-    def make_connection(self, protocol: SecureIPCProtocol, callbacks: Callbacks) -> Connection:
+    def make_connection(self, protocol: SecureIPCProtocol) -> Connection:
         """The core's part of a new connection; each side has its own."""
         raise NotImplementedError
 
-    def make_outbox(self, peer: IPv4Address) -> Outbox:
-        """For the messages to one peer."""
-        unclaimed = partial(self.delivery_unclaimed, f"{peer.host}:{peer.port}")
-        return Outbox(self.config.limits.send_buffer_bytes, self.sent, unclaimed)
+    def make_outbox(self, peer: str) -> Outbox:
+        """For the messages to the peer at this address."""
+        return Outbox(self.config.limits.send_buffer_bytes, self.sent, partial(self.delivery_unclaimed, peer))
 
     def now(self) -> int:
         """Wall-clock time, whole unix seconds.
@@ -269,7 +267,7 @@ class SharedFactory(Factory[SecureIPCProtocol]):
 
         :param peer: its address, or the connection, which is asked for it only where the line is written.
         """
-        left_out = self._limit.admit(f"{message} {category}")
+        left_out = self._limit.admit((message, category))
         if left_out is None:
             return
         if left_out:
@@ -311,7 +309,7 @@ class SecureIPCFactory(SharedFactory):
             if protocol.key_id not in kept:
                 protocol.end(Category.KEY_UNKNOWN)
 
-    def make_connection(self, protocol: SecureIPCProtocol, callbacks: Callbacks) -> Connection:
+    def make_connection(self, protocol: SecureIPCProtocol) -> Connection:
         host, peer = protocol.transport.getHost(), protocol.transport.getPeer()
         handshake = ServerHandshake(
             self._prks,
@@ -321,7 +319,7 @@ class SecureIPCFactory(SharedFactory):
             Endpoint(host.host, host.port, peer.host, peer.port),
             self.random(NONCE_BYTES),
         )
-        return Connection(handshake, self._policy, self.guard, callbacks, partial(self.make_outbox, peer))
+        return Connection(handshake, self._policy, self.guard, protocol)
 
     def buildProtocol(self, addr: IAddress | None) -> SecureIPCProtocol | None:
         """None, which closes the socket at once: descriptors must not run out, also where many that were given up
@@ -371,7 +369,7 @@ class SecureIPCClientFactory(SharedFactory):
         """
         self._port, self._keyring, self._service, self._hint = port, keyring, service, hint
 
-    def make_connection(self, protocol: SecureIPCProtocol, callbacks: Callbacks) -> Connection:
+    def make_connection(self, protocol: SecureIPCProtocol) -> Connection:
         own = protocol.transport.getHost()
         handshake = ClientHandshake(
             self._keyring.current,
@@ -380,8 +378,7 @@ class SecureIPCClientFactory(SharedFactory):
             Endpoint(LOOPBACK, self._port, own.host, own.port),  # what was dialled, not what the socket says
             self.random(NONCE_BYTES),
         )
-        peer = protocol.transport.getPeer()
-        return Connection(handshake, self._policy, self.guard, callbacks, partial(self.make_outbox, peer))
+        return Connection(handshake, self._policy, self.guard, protocol)
 
     def handshake_error(self, category: Category) -> HandshakeError:
         """What it can be, as far as a side that gets no answer can tell."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from twisted.internet.interfaces import IReactorTime
 
 LINES = 5
@@ -14,9 +16,9 @@ class LogLimit:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._windows: dict[str, tuple[float, int, int]] = {}  # label: when it began, lines written, lines left out
+        self._windows: dict[Hashable, tuple[float, int, int]] = {}  # when it began, lines written, lines left out
 
-    def admit(self, label: str) -> int | None:
+    def admit(self, label: Hashable) -> int | None:
         """None: leave this line out. Else write it, and say that this many were left out before it."""
         now = self._clock.seconds()
         began, written, left_out = self._windows.get(label, (now, 0, 0))

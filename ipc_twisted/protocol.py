@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ipc_twisted.config import ExecutionIPCConfig
-from ipc_twisted.core.connection import OPEN, Callbacks, Connection, State
+from ipc_twisted.core.connection import DEAD, DONE, HANDSHAKE, OPEN, Connection, State
 from ipc_twisted.core.envelope import SecureEnvelope
 from ipc_twisted.core.handshake import Limits
 from ipc_twisted.core.outbox import Outbox
@@ -76,8 +76,11 @@ class Siblings(typing.Protocol):
     def now(self) -> int:
         """Wall-clock time, whole unix seconds."""
 
-    def make_connection(self, protocol: SecureIPCProtocol, callbacks: Callbacks) -> Connection:
+    def make_connection(self, protocol: SecureIPCProtocol) -> Connection:
         """The core's part of a new connection."""
+
+    def make_outbox(self, peer: str) -> Outbox:
+        """For the messages to the peer at this address."""
 
     def connection_made(self, protocol: SecureIPCProtocol) -> None:
         """A transport is there; nothing is known of the peer, and its time for the handshake runs."""
@@ -227,13 +230,13 @@ class SecureIPCProtocol(Protocol):
     # What Twisted calls
 
     def connectionMade(self) -> None:
-        """As little as can be: whoever it is costs us this. The rest is for :meth:`_is_authenticated`."""
-        self._connection = self._shared.make_connection(
-            self, Callbacks(self._is_authenticated, self._hand_over, self._rejected)
-        )
+        """As little as can be: whoever it is costs us this. The rest is for :meth:`handshake_done`."""
+        self._connection = self._shared.make_connection(self)
         self._shared.connection_made(self)
         if self._connection.start():
             self._after()
+        else:  # who dials speaks first, and most often has already: that needs no turn of the reactor's own
+            self.transport.doRead()  # an end of the transport's is met again in the next one
 
     def dataReceived(self, data: bytes) -> None:
         """Run the chain over a segment. The clock is read once.
@@ -256,7 +259,7 @@ class SecureIPCProtocol(Protocol):
 
     def writeConnectionLost(self) -> None:
         """Our CLOSE is out and the other side has said all: nothing keeps the transport."""
-        if self._connection.state is State.DONE:
+        if self._connection.state is DONE:
             self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -348,7 +351,10 @@ class SecureIPCProtocol(Protocol):
 
     # What the core calls
 
-    def _is_authenticated(self) -> None:
+    def make_outbox(self) -> Outbox:
+        return self._shared.make_outbox(self.peer_address)
+
+    def handshake_done(self) -> None:
         self.transport.setTcpNoDelay(True)  # we gather what belongs together ourselves
         self.transport.registerProducer(self, True)
         self.transport.bufferSize = READ_BYTES
@@ -364,7 +370,7 @@ class SecureIPCProtocol(Protocol):
         for deferred in waiting:
             deferred.callback(self)
 
-    def _hand_over(self, envelope: SecureEnvelope, size: int) -> bool:
+    def hand_over(self, envelope: SecureEnvelope, size: int) -> bool:
         self._shared.accepted += 1
         try:
             result = self._shared.handler(envelope, self)
@@ -388,7 +394,7 @@ class SecureIPCProtocol(Protocol):
         self._shared.handler_ended()
         self.flush()
 
-    def _rejected(self, rejection: Rejection) -> None:
+    def rejected(self, rejection: Rejection) -> None:
         self._shared.envelope_rejected(self, rejection)
 
     # Time and transport
@@ -408,7 +414,7 @@ class SecureIPCProtocol(Protocol):
             elif connection.wants_to_write:
                 self._write(connection.data_to_send(0, 0))  # the end of the handshake waits for nothing
                 self._flush_soon()
-        elif connection.state is State.HANDSHAKE:
+        elif connection.state is HANDSHAKE:
             message = connection.data_to_send(0, 0)
             if message:
                 self._write(message)
@@ -504,7 +510,7 @@ class SecureIPCProtocol(Protocol):
         self._fail_authentication(self._connection.category or Category.CONNECTION_LOST)
         if not self._origin.is_here:  # the socket, and the reactor's epoll, are the parent's too
             return
-        if state is State.DEAD:
+        if state is DEAD:
             self.transport.abortConnection()
             return
         self._write(self._connection.data_to_send(0, 0))
@@ -513,7 +519,7 @@ class SecureIPCProtocol(Protocol):
         if self._linger is None:  # before what follows, which may end the transport within the call
             self._linger = Deadline(self._clock, LINGER_SECONDS, self._linger_over, late=LINGER_LATE_SECONDS)
             self._linger.start()
-        if state is State.DONE:
+        if state is DONE:
             self.transport.loseConnection()
         else:
             self.transport.loseWriteConnection()
@@ -537,8 +543,8 @@ class SecureIPCProtocol(Protocol):
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-        calls = [self._flush_call, self._expiry_call]
+        if self._flush_call is not None:
+            self._flush_call.cancel()
+        if self._expiry_call is not None:
+            self._expiry_call.cancel()
         self._flush_call = self._expiry_call = None
-        for call in calls:
-            if call is not None:
-                call.cancel()

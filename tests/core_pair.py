@@ -13,7 +13,7 @@ from itertools import count
 from typing import Any, NamedTuple, TypeVar
 
 from ipc_twisted.core.codec import encode_header
-from ipc_twisted.core.connection import Callbacks, Connection, Policy, State
+from ipc_twisted.core.connection import Connection, Policy, State
 from ipc_twisted.core.envelope import HeaderFields, SecureEnvelope
 from ipc_twisted.core.handshake import ClientHandshake, Endpoint, Limits, ServerHandshake
 from ipc_twisted.core.key_schedule import Prk
@@ -48,6 +48,15 @@ def message(delivery: type[D], fields: HeaderFields, payload: bytes) -> D:
     return delivery(fields[0], fields[2], fields[3], encode_header(fields), payload)
 
 
+class Callbacks(NamedTuple):
+    """An :class:`ipc_twisted.core.connection.Owner` of parts; without any it does nothing."""
+
+    make_outbox: Callable[[], Outbox] = lambda: Outbox(10_000, Counter(), lambda _: None)
+    handshake_done: Callable[[], None] = lambda: None
+    hand_over: Callable[[SecureEnvelope, int], bool] = lambda _envelope, _size: True
+    rejected: Callable[[Rejection], None] = lambda _: None
+
+
 class Side:
     """One connection, and everything its owner was told.
 
@@ -76,10 +85,14 @@ class Side:
             handshake,
             Policy(KINDS, limits),
             self.guard,
-            Callbacks(self._authenticated, self._hand_over, self.rejected.append),
-            partial(Outbox, send_buffer, self.sent, self.unclaimed.append)
-            if outbox is None
-            else partial(_same, outbox),
+            Callbacks(
+                partial(Outbox, send_buffer, self.sent, self.unclaimed.append)
+                if outbox is None
+                else partial(_same, outbox),
+                self._authenticated,
+                self._hand_over,
+                self.rejected.append,
+            ),
         )
         self.connection.start()
 

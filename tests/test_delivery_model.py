@@ -16,16 +16,16 @@ from typing import Any
 import pytest
 
 from ipc_twisted.core.codec import decode_header, encode_header
-from ipc_twisted.core.connection import Callbacks, Connection, Policy, State
+from ipc_twisted.core.connection import Connection, Policy, State
 from ipc_twisted.core.envelope import HeaderFields, SecureEnvelope
 from ipc_twisted.core.handshake import ClientHandshake, Limits, ServerHandshake
 from ipc_twisted.core.key_schedule import Prk
-from ipc_twisted.core.outbox import Delivery, Outbox
+from ipc_twisted.core.outbox import Delivery
 from ipc_twisted.core.replay import MemoryReplayGuard
 from ipc_twisted.core.resend import ResendingOutbox
 from ipc_twisted.errors import Category, DeliveryUnknown, EnvelopeError, Rejected
 from tests import core_pair
-from tests.core_pair import ENDPOINT, KINDS, NOW, ROOM, SECRET, SERVICE
+from tests.core_pair import ENDPOINT, KINDS, NOW, ROOM, SECRET, SERVICE, Callbacks
 
 TTL = 4
 CAPACITY = 2
@@ -161,8 +161,7 @@ class Receiver(Party):
             ServerHandshake(PRKS, SERVICE, limits, self.guard.instance, ENDPOINT, nonce),
             Policy(KINDS, limits),
             self.guard,
-            Callbacks(lambda: None, lambda envelope, _size: self.hand_over(connection, envelope), lambda _: None),
-            lambda: Outbox(10_000, Counter(), lambda _: None),
+            Callbacks(hand_over=lambda envelope, _size: self.hand_over(connection, envelope)),
         )
         return End(self, connection)
 
@@ -211,8 +210,7 @@ class Sender(Party):
                 ClientHandshake(PRK, SERVICE, limits, ENDPOINT, nonce),
                 Policy(KINDS, limits),
                 self.guard,
-                Callbacks(lambda: None, lambda _envelope, _size: True, lambda _: None),
-                lambda: self.outbox,
+                Callbacks(lambda: self.outbox),
             ),
         )
 

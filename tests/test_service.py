@@ -431,6 +431,27 @@ async def test_one_newcomer_is_accepted_in_a_turn_however_many_wait() -> None:
     assert accepted == [1, 2, 3, 4]
 
 
+@pytest_twisted.ensureDeferred
+async def test_what_a_newcomer_has_written_is_answered_in_the_turn_that_accepts_it() -> None:
+    """Each turn of the reactor's more is what a stranger makes us pay. One that is gone already is met as any other."""
+    from twisted.internet import reactor
+
+    factory = SecureIPCFactory(cast(Any, reactor), config(), Keyring([SECRET]), lambda *_: None)
+    port: Any = await within(listen(reactor, factory))
+    with Peer.open(port.getHost().port) as newcomer, Peer.open(port.getHost().port) as gone:
+        newcomer.send_m1(SECRET)
+        gone.send_m1(SECRET)
+        gone.abort()
+        port.doRead()
+        newcomer.read_m2()
+        assert len(factory.pending) == 1
+        port.doRead()
+    ends = [protocol.wait_closed() for protocol in factory.transports]
+    assert [await within(end) for end in ends] == [Category.CONNECTION_LOST] * len(ends)
+    await within(port.stopListening())
+    assert factory.transports == set()
+
+
 # --- stop -------------------------------------------------------------------------------------------------------------
 
 

@@ -19,10 +19,9 @@ randomness; after any call it writes :meth:`Connection.data_to_send` and looks a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from enum import Enum
+from enum import StrEnum
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ipc_twisted.core.codec import (
     MAX_REJECTIONS,
@@ -43,7 +42,7 @@ from ipc_twisted.core.verifier import Fault, Rejection, Verifier
 from ipc_twisted.errors import Category, EnvelopeError, NotConnected
 
 
-class State(Enum):
+class State(StrEnum):
     """See the module's docstring."""
 
     HANDSHAKE = "handshake"
@@ -73,11 +72,9 @@ TRANSITIONS: dict[State, dict[State, str]] = {
 }
 """From each state to each that may follow it, and upon what."""
 
-OPEN = State.OPEN
-"""Has a name of its own, as the next two: each message and segment asks for it, and with Python 3.11 the way through
-the class takes longer than the comparison."""
-
-_HANDSHAKE, _CLOSING = State.HANDSHAKE, State.CLOSING
+HANDSHAKE, OPEN, CLOSING, FAILED, DONE, DEAD = State
+"""They have names of their own: each message and each stranger asks for one, and with Python 3.11 the way through the
+class takes ten times as long."""
 
 
 class Policy(NamedTuple):
@@ -87,22 +84,39 @@ class Policy(NamedTuple):
     limits: Limits
 
 
-class Callbacks(NamedTuple):
-    """What a connection tells its owner while it reads. None of them may raise.
+class Owner(Protocol):
+    """Whom a connection tells while it reads. None of these may raise."""
 
-    :ivar authenticated: both ends have proved themselves; records behind the handshake have not been looked at.
-    :ivar hand_over: an envelope and its frame's size; True: the handler is done, False: ``finish(size)`` will be
-        called.
-    :ivar rejected: an envelope of the peer's was rejected.
-    """
+    def make_outbox(self) -> Outbox:
+        """For :attr:`Connection.outbox`: both ends have proved themselves."""
 
-    authenticated: Callable[[], None]
-    hand_over: Callable[[SecureEnvelope, int], bool]
-    rejected: Callable[[Rejection], None]
+    def handshake_done(self) -> None:
+        """The connection is open; records behind the handshake have not been looked at."""
+
+    def hand_over(self, envelope: SecureEnvelope, size: int, /) -> bool:
+        """An envelope, and its frame's size. True: the handler is done; False: ``finish(size)`` will be called."""
+
+    def rejected(self, rejection: Rejection, /) -> None:
+        """An envelope of the peer's was."""
 
 
-_NOBODY = Callbacks(lambda: None, lambda _envelope, _size: True, lambda _rejection: None)
-"""Whom a connection tells that has ended: else it and its owner would hold each other until the collector runs."""
+class _Nobody:
+    """Whom a connection tells that has ended: else it and its owner would hold each other until the collector runs."""
+
+    def make_outbox(self) -> Outbox:
+        return _EMPTY
+
+    def handshake_done(self) -> None:
+        pass
+
+    def hand_over(self, envelope: SecureEnvelope, size: int, /) -> bool:
+        return True
+
+    def rejected(self, rejection: Rejection, /) -> None:
+        pass
+
+
+_NOBODY = _Nobody()
 
 
 _EMPTY = Outbox(0, Counter(), lambda _delivery: None)
@@ -123,7 +137,6 @@ class Connection:
     """One connection, either side.
 
     :param guard: the receiver's, shared by its connections.
-    :param make_outbox: for :attr:`outbox`; called once both ends have proved themselves.
     :ivar state: see the module's docstring.
     :ivar category: why it ended, or is ending; None before.
     :ivar outbox: our messages without an outcome; nobody else writes from it while this connection lasts.
@@ -134,17 +147,15 @@ class Connection:
         handshake: ServerHandshake | ClientHandshake,
         policy: Policy,
         guard: ReplayGuard,
-        callbacks: Callbacks,
-        make_outbox: Callable[[], Outbox],
+        owner: Owner,
     ) -> None:
-        self.state = State.HANDSHAKE
+        self.state = HANDSHAKE
         self.category: Category | None = None
         self._handshake = handshake
         self.outbox = _EMPTY
-        self._make_outbox = make_outbox
         self._policy = policy
         self._guard = guard
-        self._callbacks = callbacks
+        self._owner = owner
         self._link: _Link | None = None
         self._control: list[bytes] = []  # handshake messages and CLOSE: written whatever the transport holds
         self._seq = 0
@@ -211,14 +222,14 @@ class Connection:
 
         :param now: unix seconds.
         """
-        if self.state is _HANDSHAKE:
+        if self.state is HANDSHAKE:
             data = self._shake(data)
         link = self._link
-        if link is None or not data or not (self.state is OPEN or self.state is _CLOSING):
+        if link is None or not data or not (self.state is OPEN or self.state is CLOSING):
             return
-        callbacks, control = self._callbacks, partial(self._take_control, link)
+        owner, control = self._owner, partial(self._take_control, link)
         try:
-            link.verifier.verify(link.framer.feed(data), now, callbacks.hand_over, callbacks.rejected, control)
+            link.verifier.verify(link.framer.feed(data), now, owner.hand_over, owner.rejected, control)
             if link.framer.fault is not None and not link.verifier.ended:
                 raise Fault(link.framer.fault)
         except Fault as fault:
@@ -226,22 +237,23 @@ class Connection:
 
     def receive_eof(self) -> None:
         """The peer will write no more."""
-        if self.state is State.HANDSHAKE and isinstance(self._handshake, ClientHandshake):
+        if self.state is HANDSHAKE and isinstance(self._handshake, ClientHandshake):
             self.abandon(Category.HANDSHAKE_REFUSED)
-        elif self.state in (State.CLOSING, State.FAILED):
-            self._end(State.DONE, Category.CONNECTION_LOST)  # our CLOSE still goes out
+        elif self.state in (CLOSING, FAILED):
+            self._end(DONE, Category.CONNECTION_LOST)  # our CLOSE still goes out
             self._lose()
-        elif self.state is not State.DONE:  # behind the peer's CLOSE an end is in order, and our answer still goes out
+        elif self.state is not DONE:  # behind the peer's CLOSE an end is in order, and our answer still goes out
             self.abandon(Category.CONNECTION_LOST)
 
     def connection_lost(self) -> None:
         """The transport is gone."""
         self.receive_eof()
-        self.abandon(Category.CONNECTION_LOST)
+        if self.state is not DEAD:
+            self.abandon(Category.CONNECTION_LOST)
 
     def abandon(self, category: Category) -> None:
         """End without a word. What is in flight stays unknown. The first category given to a connection is kept."""
-        self._end(State.DEAD, category)
+        self._end(DEAD, category)
         self._lose()
 
     def _lose(self) -> None:
@@ -273,13 +285,13 @@ class Connection:
         )
         self._attached = True
         self.state = OPEN
-        self.outbox = self._make_outbox()
+        self.outbox = self._owner.make_outbox()
         self.outbox.attach(outcome.instance, partial(_refusal, self._link))
         if self.state is not OPEN:  # who was told of an outcome has ended it
             return b""
         if self._draining is not None:
             self.drain(self._draining)
-        self._callbacks.authenticated()
+        self._owner.handshake_done()
         return rest
 
     def _take_control(self, link: _Link, record: Receipt | Close) -> None:
@@ -296,7 +308,7 @@ class Connection:
     def _take_close(self, link: _Link, close: Close) -> None:
         if self.state is OPEN:
             self._say_close(link, Category.CLOSED, None)
-        self._end(State.DONE, close.category)
+        self._end(DONE, close.category)
         if self._attached:
             self._attached = False
             self.outbox.closed_by_peer(close.category, close.seq)
@@ -396,11 +408,11 @@ class Connection:
 
     def close(self, category: Category = Category.CLOSED) -> None:
         """End in order: say CLOSE, go on reading for our own outcomes. Before the handshake is done: abandon it."""
-        if self.state is State.HANDSHAKE:
+        if self.state is HANDSHAKE:
             self.abandon(category)
         elif self.state is OPEN and self._link is not None:
             self._say_close(self._link, category, None)
-            self._end(State.CLOSING, category)
+            self._end(CLOSING, category)
             self._link.verifier.dropping = True
             self.outbox.closed_here(category)
 
@@ -415,10 +427,10 @@ class Connection:
 
     def fail(self, category: Category) -> None:
         """End because of what the peer sent, or did not finish: tell it, and look at nothing that still comes."""
-        if self.state in (OPEN, State.CLOSING) and self._link is not None:
+        if self.state in (OPEN, CLOSING) and self._link is not None:
             if self.state is OPEN:
                 self._say_close(self._link, category, self._link.verifier.expected)
-            self._end(State.FAILED, category)
+            self._end(FAILED, category)
             self._lose()
         else:
             self.abandon(category)
@@ -437,11 +449,11 @@ class Connection:
         if self.category is None:
             self.category = category
         if self._link is not None:
-            self._link.verifier.ended = state is not State.CLOSING
-            if state is not State.CLOSING:
+            self._link.verifier.ended = state is not CLOSING
+            if state is not CLOSING:
                 self._link.framer.drop()
-        if state is State.DEAD:
-            self._callbacks = _NOBODY
+        if state is DEAD:
+            self._owner = _NOBODY
             self._control.clear()  # who was told of an outcome may have abandoned it just before it is written
 
 

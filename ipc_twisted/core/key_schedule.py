@@ -19,7 +19,7 @@ from typing import NamedTuple, NoReturn
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
-from ipc_twisted.core.signing import MacKey
+from ipc_twisted.core.signing import MacKey, sign_once
 
 MIN_SECRET_BYTES = 32
 KEY_ID_BYTES = 8
@@ -71,22 +71,25 @@ class Prk:
     :raises ValueError: the secret is too short. The message holds none of it.
     """
 
-    __slots__ = ("_raw",)
+    __slots__ = ("_mac", "_raw")
 
     def __init__(self, secret: bytes) -> None:
         if len(secret) < MIN_SECRET_BYTES:
             del secret
             raise ValueError(f"a secret must have at least {MIN_SECRET_BYTES} bytes")
         self._raw = HKDF.extract(SHA256(), _EXTRACT_SALT, secret)
+        self._mac = MacKey(self._raw)  # for server_tag()
 
     def key_id(self, service: str) -> bytes:
         """8 public bytes that name this secret for ``service``; another service gives another id."""
         return self._expand(_KEY_ID_LABEL + lp(service.encode("ascii")), KEY_ID_BYTES)
 
     def server_tag(self, th: bytes, signed: bytes) -> bytes:
-        """Sign with :attr:`ConnectionKeys.server_finished`, the first of them, and derive no other: any M1 has us do
-        this."""
-        return MacKey(self._expand(_CONNECTION_LABEL + th, DIGEST_BYTES)).sign(signed)
+        """Sign with :attr:`ConnectionKeys.server_finished`, and derive no other key: any M1 has us do this.
+
+        It is the first block of HKDF-Expand, and that is one HMAC, whose key schedule has been run (RFC 5869, 2.3).
+        """
+        return sign_once(self._mac.sign(_CONNECTION_LABEL + th + b"\1"), signed)
 
     def connection_keys(self, th: bytes) -> ConnectionKeys:
         """:param th: the transcript hash, 32 bytes."""

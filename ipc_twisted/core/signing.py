@@ -15,6 +15,15 @@ SIG_BYTES = 32
 
 BytesLike = bytes | bytearray | memoryview
 
+_SHA256 = SHA256()
+
+
+def sign_once(key: bytes, data: bytes) -> bytes:
+    """The 32-byte tag under a key that signs nothing else: :meth:`MacKey.sign` without the copy that it keeps."""
+    mac = HMAC(key, _SHA256)
+    mac.update(data)
+    return mac.finalize()
+
 
 class MacKey:
     """One HMAC-SHA256 key, held only inside pyca/cryptography's HMAC object.
@@ -27,7 +36,7 @@ class MacKey:
     __slots__ = ("new",)
 
     def __init__(self, key: bytes) -> None:
-        self.new = HMAC(key, SHA256()).copy
+        self.new = HMAC(key, _SHA256).copy
 
     def sign(self, *parts: BytesLike) -> bytes:
         """The 32-byte tag over the concatenation of ``parts``."""

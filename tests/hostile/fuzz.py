@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ipc_twisted.core.codec import NO_SEQ
-from ipc_twisted.core.connection import Callbacks, Connection, Policy, State
+from ipc_twisted.core.connection import Connection, Policy, State
 from ipc_twisted.core.envelope import SecureEnvelope
 from ipc_twisted.core.handshake import ClientHandshake, Endpoint, Limits, ServerHandshake
 from ipc_twisted.core.key_schedule import Prk
@@ -37,7 +37,7 @@ from ipc_twisted.core.outbox import Delivery, Outbox
 from ipc_twisted.core.replay import MemoryReplayGuard
 from ipc_twisted.core.verifier import Rejection
 from tests import wire_peer as wire
-from tests.core_pair import message
+from tests.core_pair import Callbacks, message
 from tests.tiny_msgpack import hidden_pairs
 from tests.vectors import common, reference
 from tests.wire_peer import WireError
@@ -194,7 +194,7 @@ class Strangers:
         self.frames = self.answered = self.admitted = self.answer_bytes = 0
         self._mutator = Mutator(seed, frames)
         self._guard = MemoryReplayGuard(GUARD_SIZE, LIMITS.ttl_seconds, common.INSTANCE)
-        self._callbacks = Callbacks(self._authenticated, self._handed_over, self._rejected)
+        self._callbacks = Callbacks(_outbox, self._authenticated, self._handed_over, self._rejected)
         self._let_in = False
         th = wire.transcript(
             common.SERVICE, ENDPOINT.packed(), M1[4:], wire.m2_head(common.INSTANCE, LIMITS, common.NONCE_S)
@@ -233,7 +233,7 @@ class Strangers:
 
     def _connection(self, handshake: ServerHandshake | ClientHandshake) -> Connection:
         self._let_in = False
-        connection = Connection(handshake, POLICY, self._guard, self._callbacks, _outbox)
+        connection = Connection(handshake, POLICY, self._guard, self._callbacks)
         connection.start()
         return connection
 
@@ -350,8 +350,8 @@ class Side:
             handshake = ServerHandshake(PRKS, common.SERVICE, LIMITS, common.INSTANCE, ENDPOINT, common.NONCE_S)
         else:
             handshake = ClientHandshake(PRK, common.SERVICE, LIMITS, ENDPOINT, common.NONCE_C)
-        callbacks = Callbacks(lambda: None, self._hand_over, self.rejected.append)
-        self.connection = connection = Connection(handshake, POLICY, guard, callbacks, _outbox)
+        callbacks = Callbacks(_outbox, hand_over=self._hand_over, rejected=self.rejected.append)
+        self.connection = connection = Connection(handshake, POLICY, guard, callbacks)
         connection.start()
         own = LIMITS if direction == "s2c" else Limits(*common.LIMITS)
         m1 = wire.m1(next(iter(PRKS)), own, common.NONCE_C)

@@ -108,20 +108,19 @@ MUTANTS = [
     _link(
         "verified-in-bulk",
         "a segment is verified to its end before the first of it is handed over",
-        "            link.verifier.verify("
-        "link.framer.feed(data), now, callbacks.hand_over, callbacks.rejected, control)\n",
+        "            link.verifier.verify(link.framer.feed(data), now, owner.hand_over, owner.rejected, control)\n",
         "            held = []\n"
         "            later = lambda *one: bool(held.append(one))\n"
-        "            link.verifier.verify(link.framer.feed(data), now, later, callbacks.rejected, control)\n"
+        "            link.verifier.verify(link.framer.feed(data), now, later, owner.rejected, control)\n"
         "            for one in held:\n"
-        "                if callbacks.hand_over(*one):\n"
+        "                if owner.hand_over(*one):\n"
         "                    link.receive_credit.finish(one[1])\n",
     ),
     _link(
         "credit-before-the-handler-ends",
         "work piles up",
-        "now, callbacks.hand_over, ",
-        "now, lambda *one: callbacks.hand_over(*one) or True, ",
+        "now, owner.hand_over, ",
+        "now, lambda *one: owner.hand_over(*one) or True, ",
     ),
     _link(
         "kept-behind-its-end",
@@ -133,7 +132,7 @@ MUTANTS = [
     _link(
         "ended-not-told-to-the-chain",
         "the rest of a segment is handed over",
-        "self._link.verifier.ended = state is not State.CLOSING",
+        "self._link.verifier.ended = state is not CLOSING",
         "pass",
     ),
     _link(

@@ -71,7 +71,7 @@ MUTANTS = [
         "every connection has the same keys",
         "_CONNECTION_LABEL + th, 4",
         "_CONNECTION_LABEL, 4",
-        ("_CONNECTION_LABEL + th, DIGEST_BYTES", "_CONNECTION_LABEL, DIGEST_BYTES"),
+        ('_CONNECTION_LABEL + th + b"\\1"', '_CONNECTION_LABEL + b"\\1"'),
     ),
     _keys("keys-all-one", "one key for all purposes", _KEYS, "MacKey(okm[:DIGEST_BYTES]) for _ in range(4)"),
     _keys(

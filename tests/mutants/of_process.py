@@ -260,8 +260,8 @@ MUTANTS = [
     _protocol(
         "strangers-flushed",
         "who never reads keeps the socket of a connection that is dead",
-        "        if state is State.DEAD:\n            self.transport.abortConnection()\n",
-        "        if state is State.DEAD:\n            self.transport.loseConnection()\n",
+        "        if state is DEAD:\n            self.transport.abortConnection()\n",
+        "        if state is DEAD:\n            self.transport.loseConnection()\n",
     ),
     _protocol(
         "written-past-what-waits",
@@ -392,7 +392,7 @@ MUTANTS = [
     _factory(
         "warnings-unbounded",
         "a stranger fills the disk",
-        'left_out = self._limit.admit(f"{message} {category}")',
+        "left_out = self._limit.admit((message, category))",
         "left_out: int | None = 0",
     ),
     _factory(
