@@ -289,6 +289,7 @@ class SecureIPCFactory(SharedFactory):
         super().__init__(clock, config, handler, **more)
         self._prks: dict[bytes, Prk] = keyring.by_id(config.service)
         self.ports: list[Any] = []
+        self._most_transports = config.descriptors - SPARE_DESCRIPTORS // 2
 
     def startFactory(self) -> None:
         """The first port is there."""
@@ -326,7 +327,7 @@ class SecureIPCFactory(SharedFactory):
         wait for the next turn to be closed."""
         for port in self.ports:
             port.numberAccepts = 0  # not the number it accepts in this turn, so behind it Twisted does not raise that
-        if len(self.transports) >= self.config.descriptors - SPARE_DESCRIPTORS // 2:
+        if len(self.transports) >= self._most_transports:
             self.counters["handshake", "refused"] += 1
             return None
         return super().buildProtocol(addr)

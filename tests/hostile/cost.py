@@ -6,7 +6,7 @@ and a wrong M3:
 * the bytes of their input that are held, at most 128,
 * the bytes they are answered, at most 100,
 * the server's processor time for each of their connects, beyond what a Twisted factory takes, in a process of its own
-  and in turns with it, that aborts each connection at once: at most 60 µs,
+  and in turns with it, that aborts each connection at once: at most 60 µs for whoever comes no further than M1,
 * the rate of an honest pair while 500 such connects come in a second: at least 70 % of what it is without them.
 
 Exit 1 if one of them does not hold. Linux only: elsewhere a process cannot read the processor time of another one. The
@@ -107,6 +107,9 @@ KINDS: dict[str, Act] = {
     "M1 only": first_message,
     "M1 and a wrong M3": wrong_proof,
 }
+
+UP_TO_M1 = ("silent", "garbage", "M1 only")
+"""Of whom :data:`MOST_MICROSECONDS` is wanted: a wrong M3 has to be looked at, in a turn of its own."""
 
 
 # --- bytes held -------------------------------------------------------------------------------------------------------
@@ -363,7 +366,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("the server logged a traceback")
             return 1
     failed = []
-    wanted = f"held <= {MOST_HELD}, answered <= {MOST_ANSWERED}, more <= {MOST_MICROSECONDS:.0f} us"
+    wanted = f"held <= {MOST_HELD}, answered <= {MOST_ANSWERED}, more <= {MOST_MICROSECONDS:.0f} us up to M1"
     print(f"{'':18} {'held':>5} {'answered':>8} {'us':>6} {'abort us':>8} {'more':>6}   honest pair, messages/s")
     for name in KINDS:
         held, answered, more = bytes_held(name), cost.answered[name], cost.difference(name)
@@ -375,7 +378,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         checks = itertools.compress(
             ("bytes held", "bytes answered", "processor time", "honest rate"),
-            (held > MOST_HELD, answered > MOST_ANSWERED, more > MOST_MICROSECONDS, flooded < LEAST_RATE * quiet),
+            (
+                held > MOST_HELD,
+                answered > MOST_ANSWERED,
+                more > MOST_MICROSECONDS and name in UP_TO_M1,
+                flooded < LEAST_RATE * quiet,
+            ),
         )
         failed += [f"{name}: {check}" for check in checks]
     print(f"wanted: {wanted}, rate >= {LEAST_RATE:.0%}")

@@ -88,14 +88,14 @@ MUTANTS = [
     _factory(
         "descriptor-budget",
         "a burst of connects uses the descriptors up",
-        "        if len(self.transports) >= self.config.descriptors - SPARE_DESCRIPTORS // 2:\n",
+        "        if len(self.transports) >= self._most_transports:\n",
         "        if False:\n",
     ),
     _factory(
         "descriptors-unspared",
         "a burst of connects uses up what was to spare",
-        "self.config.descriptors - SPARE_DESCRIPTORS // 2",
-        "self.config.descriptors + 1",
+        "config.descriptors - SPARE_DESCRIPTORS // 2",
+        "config.descriptors + 1",
     ),
     _endpoints(
         "accepts-at-first",
