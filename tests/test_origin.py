@@ -23,6 +23,42 @@ def test_a_message_gets_the_second_and_a_nonce_of_its_own() -> None:
     assert decode_header(origin.message("k", b"", None, None, None, {"a": "b"}).header)[-1] == {"a": "b"}
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((name, "") for name in ("kind", "trace_id", "reply_to", "target")),
+        *((name, "x" * 257) for name in ("kind", "trace_id", "reply_to", "target")),
+        ("kind", "\ud800"),
+        ("kind", None),
+        ("target", []),
+        ("headers", {"a": 1}),
+    ],
+)
+def test_a_field_is_checked_whatever_was_sent_before(field: str, value: Any) -> None:
+    """Of many messages of one kind the others need not be looked at anew; of which of them, this must see."""
+    origin = Origin(lambda: 1_800_000_000)
+    fields: dict[str, Any] = {"kind": "k", "trace_id": None, "reply_to": None, "target": None, "headers": None}
+    for _ in range(2):
+        for _ in range(2):
+            origin.message(payload_bytes=b"", **fields)
+        for _ in range(2):
+            with pytest.raises(EnvelopeError, match=f"malformed: {field} must be"):
+                origin.message(payload_bytes=b"", **{**fields, field: value})
+    for name, good in (("kind", "l"), ("trace_id", "t"), ("reply_to", "r"), ("target", ["a"]), ("headers", {"a": "b"})):
+        header = origin.message(payload_bytes=b"", **{**fields, name: good}).header
+        sent = dict(zip(fields, decode_header(header)[2:], strict=True))
+        assert sent == {**fields, "headers": {}, name: good}
+
+
+def test_a_clock_before_1970_is_seen_also_in_the_middle() -> None:
+    times = iter([1_800_000_000, 1_800_000_000, -1])
+    origin = Origin(lambda: next(times))
+    for _ in range(2):
+        origin.message("k", b"", None, None, None, None)
+    with pytest.raises(EnvelopeError, match="ts must be"):
+        origin.message("k", b"", None, None, None, None)
+
+
 @pytest.mark.parametrize("payload", ["text", bytearray(b"x"), memoryview(b"x"), None])
 def test_a_payload_that_could_change_later_is_none(payload: Any) -> None:
     with pytest.raises(EnvelopeError, match="payload_bytes must be bytes, not"):

@@ -11,7 +11,6 @@ never made anew.
 
 from __future__ import annotations
 
-from enum import IntEnum
 from struct import Struct
 from typing import Annotated, Any, NamedTuple
 
@@ -27,14 +26,11 @@ MAX_REJECTIONS = 1_000
 NO_SEQ = -1
 """``through`` of a side that has decided nothing yet."""
 
+ENVELOPE, RECEIPT, CLOSE = 1, 2, 3
+"""The types of a record."""
+
 BODY_PREFIX = Struct(">BQH")
 encode_prefix = BODY_PREFIX.pack
-
-
-class RecordType(IntEnum):
-    ENVELOPE = 1
-    RECEIPT = 2
-    CLOSE = 3
 
 
 class Malformed(ValueError):
@@ -110,6 +106,9 @@ _UNFIT = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionE
 """What the encoder raises for values it cannot take. (UnicodeError is a ValueError.)"""
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
+encode_checked = _encode
+"""As :func:`encode_header`, for fields that are known to be good."""
+
 decode_header = msgspec.msgpack.Decoder(HeaderFields).decode
 _decode_receipt = msgspec.msgpack.Decoder(tuple[_Through, _Rejected, _U64, _U64]).decode
 _decode_close = msgspec.msgpack.Decoder(tuple[Category, _Through, _Rejected, _U64 | None]).decode
@@ -169,33 +168,30 @@ def canonical_payload(envelope: SecureEnvelope, seq: int) -> bytes:
         envelope.headers,
     )
     header = encode_header(fields)
-    return b"".join((encode_prefix(RecordType.ENVELOPE, seq, len(header)), header, envelope.payload_bytes))
+    return b"".join((encode_prefix(ENVELOPE, seq, len(header)), header, envelope.payload_bytes))
 
 
 def serialize_receipt(receipt: Receipt, seq: int) -> bytes:
     """The body of a RECEIPT record."""
     header = _encode(receipt)
-    return encode_prefix(RecordType.RECEIPT, seq, len(header)) + header
+    return encode_prefix(RECEIPT, seq, len(header)) + header
 
 
 def serialize_close(close: Close, seq: int) -> bytes:
     """The body of a CLOSE record."""
     header = _encode(close)
-    return encode_prefix(RecordType.CLOSE, seq, len(header)) + header
+    return encode_prefix(CLOSE, seq, len(header)) + header
 
 
 def decode_control(type_: int, header: memoryview, payload: bytes) -> Receipt | Close:
     """:raises Malformed: an unknown record type, a payload where none may be, or a header that is not of the type."""
     if payload:
         raise Malformed("a receipt or close has no payload")
-    if type_ not in (RecordType.RECEIPT, RecordType.CLOSE):
+    if type_ not in (RECEIPT, CLOSE):
         raise Malformed("unknown record type")
     record: Receipt | Close
     try:
-        if type_ == RecordType.RECEIPT:
-            record = Receipt._make(_decode_receipt(header))
-        else:
-            record = Close._make(_decode_close(header))
+        record = Receipt._make(_decode_receipt(header)) if type_ == RECEIPT else Close._make(_decode_close(header))
     except Exception as problem:  # also UnicodeDecodeError and RecursionError: never a traceback that a peer can cause
         raise Malformed("the header does not decode") from problem
     if isinstance(record, Close) and record.category not in TOLD_BY_CLOSE:
@@ -218,7 +214,7 @@ def deserialize(body: bytes, sig: str = "") -> tuple[int, SecureEnvelope | Recei
     if payload_at > len(body):
         raise Malformed("the header reaches beyond the body")
     header, payload = memoryview(body)[BODY_PREFIX.size : payload_at], body[payload_at:]
-    if type_ != RecordType.ENVELOPE:
+    if type_ != ENVELOPE:
         return seq, decode_control(type_, header, payload)
     try:
         ts, nonce, kind, trace_id, reply_to, target, headers = decode_header(header)

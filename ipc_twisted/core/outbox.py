@@ -25,7 +25,7 @@ from struct import Struct
 
 import msgspec
 
-from ipc_twisted.core.codec import NO_SEQ, Malformed, RecordType, encode_prefix
+from ipc_twisted.core.codec import ENVELOPE, NO_SEQ, Malformed, encode_prefix
 from ipc_twisted.core.flow import SendCredit
 from ipc_twisted.core.framing import HEAD_BYTES
 from ipc_twisted.core.signing import SIG_BYTES, MacKey
@@ -38,7 +38,6 @@ JOIN_BYTES = 512
 """Payloads up to this are copied behind their header, larger ones are written as they are: one call less against one
 copy."""
 
-_ENVELOPE = int(RecordType.ENVELOPE)  # packing an IntEnum takes twice as long
 _signed_head = Struct(f">I{SIG_BYTES}s").pack
 
 _WHY = {
@@ -202,11 +201,11 @@ class Outbox:
                 break
             mac = new_mac()
             if len(payload) <= JOIN_BYTES:
-                body = encode_prefix(_ENVELOPE, seq, len(header)) + header + payload
+                body = encode_prefix(ENVELOPE, seq, len(header)) + header + payload
                 mac.update(body)
                 out.append(_signed_head(size - 4, mac.finalize()) + body)
             else:
-                body = encode_prefix(_ENVELOPE, seq, len(header)) + header
+                body = encode_prefix(ENVELOPE, seq, len(header)) + header
                 mac.update(body)
                 mac.update(payload)
                 out.append(_signed_head(size - 4, mac.finalize()) + body)

@@ -337,6 +337,21 @@ MUTANTS = [
     ),
     _nonce("nonce-block-twice", "a nonce for each of two messages", "repeat(256))), cycle", "repeat(512))), cycle"),
     _origin(
+        "plain-but-for-trace-id",
+        "a message that its receiver must end the connection for",
+        "plain = trace_id is None and ",
+        "plain = ",
+    ),
+    _origin("plain-always", "the same", "plain = trace_id is None and", "plain = True or"),
+    _origin("any-kind-again", "the same", "kind is self._kind and ts == self._ts:", "self._kind and ts == self._ts:"),
+    _origin("any-time-again", "the same", "kind is self._kind and ts == self._ts:", "kind is self._kind:"),
+    _origin(
+        "kind-good-unchecked",
+        "the same",
+        "            header = encode_header(fields)\n            self._kind, self._ts = kind, ts\n",
+        "            self._kind, self._ts = kind, ts\n            header = encode_header(fields)\n",
+    ),
+    _origin(
         "payload-of-any-type",
         "what changes under us is signed",
         "        if type(payload_bytes) is not bytes:\n",
