@@ -100,25 +100,6 @@ class Owner(Protocol):
         """An envelope of the peer's was."""
 
 
-class _Nobody:
-    """Whom a connection tells that has ended: else it and its owner would hold each other until the collector runs."""
-
-    def make_outbox(self) -> Outbox:
-        return _EMPTY
-
-    def handshake_done(self) -> None:
-        pass
-
-    def hand_over(self, envelope: SecureEnvelope, size: int, /) -> bool:
-        return True
-
-    def rejected(self, rejection: Rejection, /) -> None:
-        pass
-
-
-_NOBODY = _Nobody()
-
-
 _EMPTY = Outbox(0, Counter(), lambda _delivery: None)
 """Before the handshake is done nothing can be sent: one is enough for all who never get that far."""
 
@@ -155,7 +136,7 @@ class Connection:
         self.outbox = _EMPTY
         self._policy = policy
         self._guard = guard
-        self._owner = owner
+        self._owner: Owner | None = owner  # None: it has ended, and they need not hold each other any more
         self._link: _Link | None = None
         self._control: list[bytes] = []  # handshake messages and CLOSE: written whatever the transport holds
         self._seq = 0
@@ -222,12 +203,15 @@ class Connection:
 
         :param now: unix seconds.
         """
+        owner = self._owner
+        if owner is None:
+            return
         if self.state is HANDSHAKE:
-            data = self._shake(data)
+            data = self._shake(data, owner)
         link = self._link
         if link is None or not data or not (self.state is OPEN or self.state is CLOSING):
             return
-        owner, control = self._owner, partial(self._take_control, link)
+        control = partial(self._take_control, link)
         try:
             link.verifier.verify(link.framer.feed(data), now, owner.hand_over, owner.rejected, control)
             if link.framer.fault is not None and not link.verifier.ended:
@@ -262,7 +246,7 @@ class Connection:
             self._attached = False
             self.outbox.lose()
 
-    def _shake(self, data: bytes) -> bytes:
+    def _shake(self, data: bytes, owner: Owner) -> bytes:
         """Go on with the handshake; return what lies behind it."""
         try:
             reply, rest = self._handshake.receive(data)
@@ -285,13 +269,13 @@ class Connection:
         )
         self._attached = True
         self.state = OPEN
-        self.outbox = self._owner.make_outbox()
+        self.outbox = owner.make_outbox()
         self.outbox.attach(outcome.instance, partial(_refusal, self._link))
         if self.state is not OPEN:  # who was told of an outcome has ended it
             return b""
         if self._draining is not None:
             self.drain(self._draining)
-        self._owner.handshake_done()
+        owner.handshake_done()
         return rest
 
     def _take_control(self, link: _Link, record: Receipt | Close) -> None:
@@ -453,7 +437,7 @@ class Connection:
             if state is not CLOSING:
                 self._link.framer.drop()
         if state is DEAD:
-            self._owner = _NOBODY
+            self._owner = None
             self._control.clear()  # who was told of an outcome may have abandoned it just before it is written
 
 
