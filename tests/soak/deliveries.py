@@ -111,13 +111,18 @@ def _rounds(cuts: int, senders: int, restarts: int) -> list[int | None]:
 
 
 def _cut(victims: list[Sender], others: list[Sender], count: int, told: int) -> None:
-    """Let all of them send, and have the connections of some cut in the middle of it."""
+    """Let all of them send, and have the connections of some cut in the middle of it.
+
+    The message that asks for the cut may have its outcome well before the connection ends.
+    """
+    ended = [len(sender.events("closed")) for sender in victims]
     for sender in victims:
         sender.tell("send", count=count, specials=[[count // 2, "cut"]])
     for sender in others:
         sender.tell("send", count=count)
-    for sender in victims:
+    for sender, before in zip(victims, ended, strict=True):
         sender.wait_for("special", number=told + count // 2)
+        sender.wait_for("closed", times=before + 1)
 
 
 def _restart(receiver: Receiver, senders: list[Sender], count: int, number: signal.Signals) -> Window:

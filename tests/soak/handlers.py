@@ -59,7 +59,7 @@ def _later(seconds: float) -> Deferred[None]:
 
 
 def _cut(_envelope: SecureEnvelope, connection: SecureIPCProtocol) -> Result:
-    """End the connection without a word: no receipt and no CLOSE."""
+    """End the connection at once and without a CLOSE."""
     connection.transport.abortConnection()
     return None
 
