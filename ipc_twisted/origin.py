@@ -25,8 +25,8 @@ class Origin:
         self._wall = wall
         self._process = process_nonces.prefix
         self._thread = get_ident()
-        self._kind: str | None = None  # of the last message, with _ts: encoded and found good
-        self._ts = 0
+        self._kind: str | None = None  # of the last message, and its ts: encoded and found good
+        self._ts: int | None = None
 
     @property
     def is_here(self) -> bool:

@@ -192,7 +192,6 @@ async def test_evicted() -> None:
             first.read_m2()
             with server.peer() as second:
                 nothing = first.wait_eof()
-                assert second.receipt_for(second.send_envelope("job.run")) == "accepted"  # else who comes next evicts it, too
                 server.assert_serves(second)
                 return nothing
 

@@ -50,6 +50,13 @@ def test_a_field_is_checked_whatever_was_sent_before(field: str, value: Any) -> 
         assert sent == {**fields, "headers": {}, name: good}
 
 
+@pytest.mark.parametrize("time", [0, 0.9, -0.5, -1])
+def test_the_first_message_is_checked_whatever_the_clock_says(time: float) -> None:
+    kind: Any = None
+    with pytest.raises(EnvelopeError, match="must be"):
+        Origin(lambda: time).message(kind, b"", None, None, None, None)
+
+
 def test_a_clock_before_1970_is_seen_also_in_the_middle() -> None:
     times = iter([1_800_000_000, 1_800_000_000, -1])
     origin = Origin(lambda: next(times))

@@ -801,7 +801,10 @@ async def test_a_reply_of_a_kind_that_the_client_does_not_take_is_logged_at_the_
         connect(reactor, child.connection_file, allowed_kinds=["job.done"], handler=lambda *it: received.append(it))
     )
     await within(connection.send(KIND, b"", trace_id="t\n1").as_deferred())
-    await in_thread(child.wait_for, r"was not accepted: kind_not_allowed kind='job\.run' trace_id='t\\n1'")
+    await in_thread(
+        child.wait_for,
+        r"a message to 127\.0\.0\.1:\d+ was not accepted: kind_not_allowed kind='job\.run' trace_id='t\\n1'",
+    )
     await within(connection.close())
     globalLogPublisher.removeObserver(lines)
     assert [line for line in lines if "rejected an envelope" in line] == [

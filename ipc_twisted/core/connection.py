@@ -136,7 +136,7 @@ class Connection:
         self.outbox = _EMPTY
         self._policy = policy
         self._guard = guard
-        self._owner: Owner | None = owner  # None: it has ended, and they need not hold each other any more
+        self._owner: Owner | None = owner  # None: DEAD, and they need not hold each other any more
         self._link: _Link | None = None
         self._control: list[bytes] = []  # handshake messages and CLOSE: written whatever the transport holds
         self._seq = 0

@@ -65,3 +65,13 @@ def test_the_command_measures_all_of_it(capsys: pytest.CaptureFixture[str]) -> N
     assert "does not hold: " in printed or "all hold" in printed
     assert "bytes held" not in printed
     assert "bytes answered" not in printed
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells the time of another process")
+def test_who_comes_no_further_than_m1_is_held_to_the_bound(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "MOST_MICROSECONDS", -1e6)
+    assert cost.main(["--rounds", "1", "--connects", "5", "--windows", "1", "--seconds", "0.01"]) == 1
+    failed = capsys.readouterr().out.partition("does not hold: ")[2]
+    assert [kind for kind in KINDS if f"{kind}: processor time" in failed] == ["silent", "garbage", "M1 only"]
