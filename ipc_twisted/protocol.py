@@ -235,8 +235,6 @@ class SecureIPCProtocol(Protocol):
         self._shared.connection_made(self)
         if self._connection.start():
             self._after()
-        else:  # who dials speaks first, and most often has already: that needs no turn of the reactor's own
-            self.transport.doRead()  # an end of the transport's is met again in the next one
 
     def dataReceived(self, data: bytes) -> None:
         """Run the chain over a segment. The clock is read once.

@@ -19,8 +19,7 @@ class Strangers:
     The oldest goes, not the newcomer: who holds places must give them up to who comes. Who has not named a key goes
     first, since another uid does not know the id of one; but those who have named one keep at most half of the places,
     so that somebody who has seen a key id cannot keep others out. And of either class, one whose bytes already lie in
-    its socket is spared: an honest client writes at once and is read in this turn or the next. Where all have some, the
-    oldest is read before it has to go.
+    its socket is spared: an honest client writes at once and is read in this turn or the next.
 
     :param places: for both classes together.
     """
@@ -59,12 +58,8 @@ class Strangers:
             oldest = list(islice(self._named, _LOOKED_AT))
         else:
             oldest = list(islice(self._silent, min(_LOOKED_AT, len(self._silent) - 1))) or list(islice(self._named, 1))
-        leaving = next((protocol for protocol in oldest if not _has_spoken(protocol)), None)
-        if leaving is None:
-            leaving = oldest[0]
-            leaving.transport.doRead()  # by what it has said it may be in, or gone
-        if len(self) > self._places:
-            leaving.abandon(Category.EVICTED)
+        silent = (protocol for protocol in oldest if not _has_spoken(protocol))
+        next(silent, oldest[0]).abandon(Category.EVICTED)
 
 
 def _has_spoken(protocol: SecureIPCProtocol) -> bool:

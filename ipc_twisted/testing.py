@@ -57,9 +57,6 @@ class MemoryTransport(StringTransport):
     def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: N802  # Twisted's name
         """Nothing is delayed here."""
 
-    def doRead(self) -> None:  # noqa: N802  # Twisted's name
-        """Nothing has come yet."""
-
     def write(self, data: bytes) -> None:
         if self.half_closed or self.closing or self.aborted:
             raise AssertionError("written behind the end")

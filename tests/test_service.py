@@ -9,8 +9,8 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -410,69 +410,25 @@ async def test_a_socket_that_is_bound_elsewhere_is_closed(host: str, family: int
     assert reactor.stopped
 
 
-@asynccontextmanager
-async def _listening(limits: dict[str, Any] | None = None) -> AsyncIterator[tuple[SecureIPCFactory, Any]]:
-    """A factory and its port, whose turns come from the test: nothing is awaited within the block."""
-    from twisted.internet import reactor
-
-    factory = SecureIPCFactory(cast(Any, reactor), config(limits), Keyring([SECRET]), lambda *_: None)
-    port: Any = await within(listen(reactor, factory))
-    try:
-        yield factory, port
-    finally:
-        for protocol in list(factory.transports):
-            protocol.abandon(Category.CLOSED)
-            await within(protocol.wait_closed())
-        await within(port.stopListening())
-
-
 @pytest_twisted.ensureDeferred
 async def test_one_newcomer_is_accepted_in_a_turn_however_many_wait() -> None:
     """So that what it has written can be read before others come and it has to go."""
-    async with _listening() as (factory, port):
-        waiting = [socket.create_connection(("127.0.0.1", port.getHost().port)) for _ in range(4)]
-        accepted = []
-        for _ in waiting:
-            port.doRead()
-            accepted.append(len(factory.transports))
-        for newcomer in waiting:
-            newcomer.close()
-        assert accepted == [1, 2, 3, 4]
+    from twisted.internet import reactor
 
-
-@pytest_twisted.ensureDeferred
-async def test_what_a_newcomer_has_written_is_answered_in_the_turn_that_accepts_it() -> None:
-    """Each turn of the reactor's more is what a stranger makes us pay. Those that are gone already are met later."""
-    async with _listening() as (factory, port):
-        with Peer.open(port.getHost().port) as newcomer:
-            closed, reset = Peer.open(port.getHost().port), Peer.open(port.getHost().port)
-            newcomer.send_m1(SECRET)
-            closed.close()
-            reset.abort()
-            for _ in range(3):
-                port.doRead()
-            newcomer.read_m2()
-            assert len(factory.pending) == 3
-        ends = [protocol.wait_closed() for protocol in factory.transports]  # from here on turns are the reactor's
-        assert [await within(end) for end in ends] == [Category.CONNECTION_LOST] * 3
-
-
-@pytest_twisted.ensureDeferred
-async def test_who_has_proved_itself_does_not_have_to_go_for_a_newcomer_because_that_was_accepted_first() -> None:
-    async with _listening({"max_pending_handshakes": 1}) as (factory, port):
-        with Peer.open(port.getHost().port) as first:
-            first.send_m1(SECRET)
-            port.doRead()
-            first.read_m2()
-            first.send_raw(first.m3_frame)
-            with Peer.open(port.getHost().port):
-                port.doRead()
-                assert (len(factory.pending), len(factory.connections)) == (1, 1)
-                assert factory.counters["handshake", "evicted"] == 0
-                with Peer.open(port.getHost().port):
-                    port.doRead()
-                assert factory.counters["handshake", "evicted"] == 1
-            assert len(factory.connections) == 1
+    factory = SecureIPCFactory(cast(Any, reactor), config(), Keyring([SECRET]), lambda *_: None)
+    port: Any = await within(listen(reactor, factory))
+    waiting = [socket.create_connection(("127.0.0.1", port.getHost().port)) for _ in range(4)]
+    accepted = []
+    for _ in waiting:
+        port.doRead()
+        accepted.append(len(factory.transports))
+    for protocol in list(factory.transports):
+        protocol.abandon(Category.EVICTED)
+        await within(protocol.wait_closed())
+    for newcomer in waiting:
+        newcomer.close()
+    await within(port.stopListening())
+    assert accepted == [1, 2, 3, 4]
 
 
 # --- stop -------------------------------------------------------------------------------------------------------------

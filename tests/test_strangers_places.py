@@ -20,12 +20,8 @@ class Stranger:
         self.name = name
         self.category: Category | None = None
         ours, self.theirs = socket.socketpair()
-        self.transport = SimpleNamespace(socket=ours, doRead=self._read)
+        self.transport = SimpleNamespace(socket=ours)
         self._strangers = strangers
-
-    def _read(self) -> None:
-        if self.transport.socket.recv(16) == b"M3":
-            self._strangers.discard(self)  # type: ignore[arg-type]  # it is in
 
     def abandon(self, category: Category) -> None:
         """As the protocol does: it leaves the tables within the call."""
@@ -83,15 +79,6 @@ def test_who_has_written_is_spared_before_who_is_silent(door: Door) -> None:
 def test_where_all_have_written_the_oldest_goes(door: Door) -> None:
     door.come(*"abcde", speaks=True)
     assert door.inside == [*"bcde"]
-
-
-def test_where_all_have_written_nobody_goes_if_the_oldest_is_in_by_what_it_wrote(door: Door) -> None:
-    door.come(*"abcd", speaks=True)
-    door.all["a"].transport.socket.recv(16)
-    door.all["a"].theirs.send(b"M3")
-    door.come("e")
-    assert door.inside == [*"bcde"]
-    assert door.all["a"].category is None
 
 
 def test_who_has_written_and_closed_is_still_read_first_but_who_only_closed_goes(door: Door) -> None:

@@ -19,8 +19,7 @@ _log = MutantsOf("log_limit", "log_limit")
 _OVERDUE = "elif late > self._late and not self._excused:"
 _LOST_CLOCK = "if self.guard.floor > now + 1:"
 _RECEIVE = "            self._connection.receive_data(data, self._shared.now())\n"
-_EVICT = "            leaving.abandon(Category.EVICTED)\n"
-_TOO_MANY = "        if len(self) > self._places:\n            self._evict()\n"
+_EVICT = "next(silent, oldest[0]).abandon(Category.EVICTED)"
 _OLDEST = "list(islice(self._silent, min(_LOOKED_AT, len(self._silent) - 1))) or list(islice(self._named, 1))"
 
 MUTANTS = [
@@ -28,39 +27,26 @@ MUTANTS = [
     _strangers(
         "strangers-unbounded",
         "strangers take all there is",
-        _TOO_MANY,
-        "",
+        "        if len(self) > self._places:\n",
+        "        if False:\n",
     ),
     _strangers(
         "strangers-one-more",
         "one more than configured",
-        _TOO_MANY,
-        _TOO_MANY.replace("_places", "_places + 1"),
+        "if len(self) > self._places:",
+        "if len(self) > self._places + 1:",
     ),
     _strangers(
         "newcomer-evicted",
         "who holds the places keeps others out",
         _EVICT,
-        "            next(reversed(self._silent)).abandon(Category.EVICTED)\n",
+        "next(reversed(self._silent)).abandon(Category.EVICTED)",
     ),
     _strangers(
         "spoken-evicted",
         "a flood pushes honest clients out before they are read",
         "if not _has_spoken(protocol))",
         "if True)",
-    ),
-    _strangers(
-        "spoken-evicted-unread",
-        "a client that has proved itself has to go for a newcomer",
-        "            leaving.transport.doRead()  # by what it has said it may be in, or gone\n",
-        "",
-        tests=("strangers_places", "service"),
-    ),
-    _strangers(
-        "read-and-evicted",
-        "the same, and that in the middle of its work",
-        "        if len(self) > self._places:\n            leaving",
-        "        if True:\n            leaving",
     ),
     _strangers(
         "all-are-asked", "a newcomer costs as much as there are strangers", "_LOOKED_AT = 16", "_LOOKED_AT = 10**6"
