@@ -347,7 +347,7 @@ class SecureIPCProtocol(Protocol):
         address = self.transport.getPeer()
         return f"{address.host}:{address.port}"
 
-    # What the core calls
+    # What the core calls: its Owner
 
     def make_outbox(self) -> Outbox:
         return self._shared.make_outbox(self.peer_address)
