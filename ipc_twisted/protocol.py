@@ -39,8 +39,15 @@ WRITE_BYTES = 256 * 1024
 """What is handed to the transport at a time; a record may exceed it."""
 
 READ_BYTES = 128 * 1024
-"""Read at a time once the peer has proved itself. Each record that lies across two reads is collected part by part;
-for small ones larger reads gain nothing and leave the processor's cache."""
+"""Read at a time once the peer has proved itself. For small messages larger reads gain nothing, and a turn of some
+hundred of them is long enough."""
+
+READ_MOST_BYTES = 512 * 1024
+"""Read at a time where messages are large: each read costs its turn, a RECEIPT, and a record that lies across its end,
+which is collected part by part."""
+
+LARGE_BYTES = 2 * 1024
+"""Messages are large from here on, in the mean of a read."""
 
 EARLY_BYTES = 8 * 1024
 """So much that is sent in one turn does not wait for its end, if the other side has no more than that to do; else
@@ -244,11 +251,15 @@ class SecureIPCProtocol(Protocol):
         self._shared.bytes_received += len(data)
         if self._connection.receive_part(data):  # as most segments of a large record
             return
+        accepted = self._shared.accepted
         self._busy = True
         try:
             self._connection.receive_data(data, self._shared.now())
         finally:
             self._busy = False
+        if len(data) >= READ_BYTES:  # all that was asked for: there is more
+            large = len(data) >= LARGE_BYTES * (self._shared.accepted - accepted)
+            self.transport.bufferSize = READ_MOST_BYTES if large else READ_BYTES
         self._after(at_once=True)
 
     def readConnectionLost(self) -> None:

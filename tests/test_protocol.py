@@ -26,7 +26,7 @@ from ipc_twisted import (
     SecureIPCProtocol,
     SendBufferFull,
 )
-from ipc_twisted.protocol import EARLY_BYTES, EARLY_MOST_BYTES, READ_BYTES, WRITE_BYTES
+from ipc_twisted.protocol import EARLY_BYTES, EARLY_MOST_BYTES, LARGE_BYTES, READ_BYTES, READ_MOST_BYTES, WRITE_BYTES
 from tests import wire_peer as wire
 from tests.memory_case import HOUR, LoggedTestCase
 from tests.memory_link import NOW, MemoryServer
@@ -95,6 +95,23 @@ class TurnTests(LoggedTestCase):
         stranger = self.server.accept()
         self.assertNotEqual(getattr(stranger.transport, "bufferSize", None), READ_BYTES)
         self.assertEqual(getattr(self.link.transport, "bufferSize", None), READ_BYTES)
+
+    def test_still_larger_ones_where_messages_are_large_and_as_many_are_there_as_were_asked_for(self) -> None:
+        def read_at_a_time(payload_bytes: int, segment_bytes: int) -> object:
+            frames = []
+            while sum(map(len, frames)) < segment_bytes:
+                frames.append(self.link.frame(payload=bytes(payload_bytes)))
+            stream = b"".join(frames)
+            self.link.peer.send_raw(stream[:segment_bytes])
+            at_a_time = getattr(self.link.transport, "bufferSize", None)
+            self.link.peer.send_raw(stream[segment_bytes:])
+            return at_a_time
+
+        self.assertEqual(read_at_a_time(LARGE_BYTES, READ_BYTES - 1), READ_BYTES)
+        self.assertEqual(read_at_a_time(LARGE_BYTES, READ_BYTES), READ_MOST_BYTES)
+        self.assertEqual(read_at_a_time(LARGE_BYTES // 2, READ_BYTES - 1), READ_MOST_BYTES)
+        self.assertEqual(read_at_a_time(LARGE_BYTES // 2, READ_BYTES), READ_BYTES)
+        self.assertEqual(read_at_a_time(READ_MOST_BYTES, READ_MOST_BYTES), READ_MOST_BYTES)
 
     def test_what_is_sent_in_a_turn_is_one_write(self) -> None:
         for _ in range(30):
