@@ -496,10 +496,10 @@ class SecureIPCProtocol(Protocol):
             transport = self.transport
             if size <= WRITE_BYTES and not (transport.dataBuffer or transport._tempDataLen):
                 # Straight to the kernel: the transport would write it a turn later, after two more system calls.
-                left: Any = memoryview(b"".join(data))  # its type says bytes, but it takes any buffer
-                while left and isinstance(sent := transport.writeSomeData(left), int) and sent > 0:
-                    left = left[sent:]
-                if left:  # also of an error, which the transport meets again in its own time
+                left: Any = b"".join(data)
+                while isinstance(sent := transport.writeSomeData(left), int) and 0 < sent < len(left):
+                    left = memoryview(left)[sent:]  # its type says bytes, but it takes any buffer
+                if sent != len(left):  # also of an error, which the transport meets again in its own time
                     transport.write(bytes(left))
             else:
                 transport.writeSequence(data if len(data) < _MANY_BUFFERS else [b"".join(data)])

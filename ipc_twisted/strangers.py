@@ -39,7 +39,7 @@ class Strangers:
     def add(self, protocol: SecureIPCProtocol) -> None:
         """A newcomer; somebody may have to go for it (``evicted``)."""
         self._silent[protocol] = None
-        if len(self) > self._places:
+        if len(self._silent) + len(self._named) > self._places:
             self._evict()
 
     def named_a_key(self, protocol: SecureIPCProtocol) -> None:

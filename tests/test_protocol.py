@@ -98,7 +98,7 @@ class TurnTests(LoggedTestCase):
 
     def test_still_larger_ones_where_messages_are_large_and_as_many_are_there_as_were_asked_for(self) -> None:
         def read_at_a_time(payload_bytes: int, segment_bytes: int) -> object:
-            frames = []
+            frames: list[bytes] = []
             while sum(map(len, frames)) < segment_bytes:
                 frames.append(self.link.frame(payload=bytes(payload_bytes)))
             stream = b"".join(frames)

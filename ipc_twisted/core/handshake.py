@@ -88,32 +88,24 @@ class _Inbox:
     """The one message that may come next; judged field by field as its bytes come."""
 
     def __init__(self, type_: int) -> None:
-        self._type = type_
+        self._start = _STARTS[type_]
         self._size = 4 + _SIZES[type_]
         self._held = b""
 
-    def feed(self, data: bytes) -> bytes | None:
-        """Take ``data``; return what lies behind the message once it is whole, else None.
+    def feed(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """Take ``data``; return the message, once it is whole, and what lies behind it.
 
         :raises Fault: ``handshake_malformed`` or ``version_unsupported``.
         """
         wanted = self._size - len(self._held)
-        self._held += data[:wanted]
-        self._judge()
-        return data[wanted:] if len(self._held) == self._size else None
-
-    def _judge(self) -> None:
-        start = _STARTS[self._type]
-        held = self._held[: len(start)]
-        if len(held) < 4 or start.startswith(held):
-            return
-        # Where length and magic are right and the version is not, the rest of the head can mean anything.
-        other_version = held[:8] == start[:8] and held[8] != VERSION
-        raise Fault(Category.VERSION_UNSUPPORTED if other_version else Category.HANDSHAKE_MALFORMED)
-
-    @property
-    def message(self) -> bytes:
-        return self._held[4:]
+        self._held = held = self._held + data[:wanted]
+        start = self._start
+        head = held[: len(start)]
+        if not (len(head) < 4 or start.startswith(head)):
+            # Where length and magic are right and the version is not, the rest of the head can mean anything.
+            other_version = head[:8] == start[:8] and head[8] != VERSION
+            raise Fault(Category.VERSION_UNSUPPORTED if other_version else Category.HANDSHAKE_MALFORMED)
+        return (held[4:], data[wanted:]) if len(held) == self._size else None
 
 
 class ServerHandshake:
@@ -153,14 +145,15 @@ class ServerHandshake:
 
         :raises Fault: drop the connection, answer nothing.
         """
-        rest = self._inbox.feed(data)
-        if rest is None:
+        taken = self._inbox.feed(data)
+        if taken is None:
             return b"", b""
+        message, rest = taken
         if self._answered is None:
             if rest:
                 raise Fault(Category.EARLY_DATA)
-            return self._answer(self._inbox.message), b""
-        self.outcome = self._admit(self._inbox.message[_HEAD.size :], *self._answered)
+            return self._answer(message), b""
+        self.outcome = self._admit(message[_HEAD.size :], *self._answered)
         return b"", rest
 
     def _answer(self, m1: bytes) -> bytes:
@@ -217,12 +210,12 @@ class ClientHandshake:
 
     def receive(self, data: bytes) -> tuple[bytes, bytes]:
         """As :meth:`ServerHandshake.receive`; what lies behind M2 before M3 is sent is ``early_data``."""
-        rest = self._inbox.feed(data)
-        if rest is None:
+        taken = self._inbox.feed(data)
+        if taken is None:
             return b"", b""
+        m2, rest = taken
         if rest:
             raise Fault(Category.EARLY_DATA)
-        m2 = self._inbox.message
         unsigned, tag = m2[:-_TAG_BYTES], m2[-_TAG_BYTES:]
         if bytes_eq(unsigned[-NONCE_BYTES:], self._nonce):  # our own message come back
             raise Fault(Category.AUTHENTICATION_FAILED)

@@ -9,10 +9,10 @@ _shake = MutantsOf("core/handshake", "handshake", "vectors")
 _SERVER_TAG = "        if not keys.server_finished.verifies(tag, _SERVER_LABEL, th):\n"
 _CLIENT_TAG = "        if not keys.client_finished.verifies(proof, _CLIENT_LABEL, th, tag):\n"
 _BEGINNING = 'sha256(lp(_TRANSCRIPT_LABEL) + lp(service.encode("ascii")))'
-_FIELDS = "update(lp(endpoint) + lp(m1) + lp(m2_unsigned))"
+_FIELDS = "_ENDPOINT_LENGTH + endpoint + _MESSAGE_LENGTH + m1 + _MESSAGE_LENGTH + m2_unsigned"
 _KEYS = "MacKey(okm[at : at + DIGEST_BYTES]) for at in range(0, len(okm), DIGEST_BYTES)"
 _ENDS = "_ipv4(server_host), server_port, _ipv4(client_host), client_port"
-_START = "start.startswith(held):"
+_START = "start.startswith(head)):"
 
 MUTANTS = [
     # One tag
@@ -99,21 +99,29 @@ MUTANTS = [
         _BEGINNING,
         "sha256(lp(_TRANSCRIPT_LABEL))",
     ),
-    _keys("transcript-without-endpoint", "a squatter can relay", _FIELDS, _FIELDS.replace("lp(endpoint) + ", "")),
     _keys(
-        "transcript-without-m1", "a client's nonce and limits are nowhere", _FIELDS, _FIELDS.replace(" + lp(m1)", "")
+        "transcript-without-endpoint",
+        "a squatter can relay",
+        _FIELDS,
+        _FIELDS.replace("_ENDPOINT_LENGTH + endpoint + ", ""),
+    ),
+    _keys(
+        "transcript-without-m1",
+        "a client's nonce and limits are nowhere",
+        _FIELDS,
+        _FIELDS.replace(" + _MESSAGE_LENGTH + m1", ""),
     ),
     _keys(
         "transcript-without-m2",
         "a server's nonce and limits are nowhere",
         _FIELDS,
-        _FIELDS.replace(" + lp(m2_unsigned)", ""),
+        _FIELDS.replace(" + _MESSAGE_LENGTH + m2_unsigned", ""),
     ),
     _keys(
         "transcript-without-lengths",
         "fields can be read in two ways",
         _FIELDS,
-        "update(endpoint + m1 + m2_unsigned)",
+        "endpoint + m1 + m2_unsigned",
     ),
     _shake(
         "transcript-without-limits",
@@ -128,28 +136,28 @@ MUTANTS = [
     _shake("endpoint-without-port", "a relay from another port", _ENDS, "_ipv4(server_host), 0, _ipv4(client_host), 0"),
     _shake("endpoint-without-client", "a relay for another client", _ENDS, 2 * "_ipv4(server_host), server_port, "),
     # Each byte of the messages
-    _shake("message-length", "any length is waited for", _START, "start[4:].startswith(held[4:]):"),
+    _shake("message-length", "any length is waited for", _START, "start[4:].startswith(head[4:])):"),
     _shake(
         "message-length-late",
         "a wrong length is noticed only once the head is there",
         _START,
-        "(len(held) < len(start) and start[4:].startswith(held[4:])) or start.startswith(held):",
+        "(len(head) < len(start) and start[4:].startswith(head[4:])) or start.startswith(head)):",
     ),
-    _shake("magic", "another protocol is answered", _START, "(start[:4] + held[4:8] + start[8:]).startswith(held):"),
-    _shake("version", "any version is taken", _START, "(start[:8] + held[8:9] + start[9:]).startswith(held):"),
+    _shake("magic", "another protocol is answered", _START, "(start[:4] + head[4:8] + start[8:]).startswith(head)):"),
+    _shake("version", "any version is taken", _START, "(start[:8] + head[8:9] + start[9:]).startswith(head)):"),
     _shake(
         "version-lower",
         "an older version is taken",
         _START,
-        "start.startswith(held) or (start[:8] + bytes([VERSION - 1]) + start[9:]).startswith(held):",
+        "start.startswith(head) or (start[:8] + bytes([VERSION - 1]) + start[9:]).startswith(head)):",
     ),
     _shake(
         "message-type",
         "a message of another type is taken",
         _START,
-        "(start[:9] + held[9:10] + start[10:]).startswith(held):",
+        "(start[:9] + head[9:10] + start[10:]).startswith(head)):",
     ),
-    _shake("flags", "flags that mean nothing yet are taken", _START, "(start[:10] + held[10:]).startswith(held):"),
+    _shake("flags", "flags that mean nothing yet are taken", _START, "(start[:10] + head[10:]).startswith(head)):"),
     _shake(
         "early-data-server",
         "bytes behind M1 before M2 are passed over",
@@ -159,8 +167,8 @@ MUTANTS = [
     _shake(
         "early-data-client",
         "bytes behind M2 before M3 are passed over",
-        "        if rest:\n            raise Fault(Category.EARLY_DATA)\n        m2",
-        "        m2",
+        "        if rest:\n            raise Fault(Category.EARLY_DATA)\n        unsigned",
+        "        unsigned",
     ),
     # Who proves what
     _shake(

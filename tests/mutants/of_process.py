@@ -27,14 +27,14 @@ MUTANTS = [
     _strangers(
         "strangers-unbounded",
         "strangers take all there is",
-        "        if len(self) > self._places:\n",
+        "        if len(self._silent) + len(self._named) > self._places:\n",
         "        if False:\n",
     ),
     _strangers(
         "strangers-one-more",
         "one more than configured",
-        "if len(self) > self._places:",
-        "if len(self) > self._places + 1:",
+        "if len(self._silent) + len(self._named) > self._places:",
+        "if len(self._silent) + len(self._named) > self._places + 1:",
     ),
     _strangers(
         "newcomer-evicted",
@@ -272,8 +272,8 @@ MUTANTS = [
     _protocol(
         "short-write-not-followed-up",
         "the rest of a record is lost",
-        "                if left:",
-        "                if len(left) == size:",
+        "if sent != len(left):",
+        "if sent != len(left) == size:",
     ),
     _protocol(
         "not-watched",
