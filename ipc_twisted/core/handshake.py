@@ -12,7 +12,6 @@ the four bytes of its "length". Every failure is a :class:`Fault`; the caller dr
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import IPv4Address
@@ -20,6 +19,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives.constant_time import bytes_eq
+from cryptography.hazmat.primitives.hashes import SHA256
 
 from ipc_twisted.core.key_schedule import Prk, transcript
 from ipc_twisted.core.signing import MacKey
@@ -32,7 +32,7 @@ _MAGIC = b"IPCT"
 _HEAD = Struct(">4sBBH")
 _LIMITS = Struct(">IIII")
 _ENDPOINT = Struct(">4sH4sH")
-_TAG_BYTES = hashlib.sha256().digest_size
+_TAG_BYTES = SHA256.digest_size
 _M1, _M2, _M3 = 1, 2, 3
 _SIZES = {_M1: 64, _M2: 96, _M3: 40}
 _STARTS = {type_: size.to_bytes(4, "big") + _HEAD.pack(_MAGIC, VERSION, type_, 0) for type_, size in _SIZES.items()}

@@ -12,11 +12,10 @@ whose ``repr`` is redacted and which refuses to be pickled.
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
 from typing import NamedTuple, NoReturn
 
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from ipc_twisted.core.signing import MacKey, sign_once
@@ -47,13 +46,15 @@ def transcript(service: str, endpoint: bytes, m1: bytes, m2_unsigned: bytes) -> 
     """
     th = _beginning(service).copy()
     th.update(_ENDPOINT_LENGTH + endpoint + _MESSAGE_LENGTH + m1 + _MESSAGE_LENGTH + m2_unsigned)
-    return th.digest()
+    return th.finalize()
 
 
 @lru_cache(maxsize=4)
-def _beginning(service: str) -> hashlib._Hash:
+def _beginning(service: str) -> Hash:
     """What is the same in every transcript of a service; to be copied."""
-    return hashlib.sha256(lp(_TRANSCRIPT_LABEL) + lp(service.encode("ascii")))
+    beginning = Hash(SHA256())
+    beginning.update(lp(_TRANSCRIPT_LABEL) + lp(service.encode("ascii")))
+    return beginning
 
 
 class ConnectionKeys(NamedTuple):

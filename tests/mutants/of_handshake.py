@@ -8,7 +8,7 @@ _shake = MutantsOf("core/handshake", "handshake", "vectors")
 
 _SERVER_TAG = "        if not keys.server_finished.verifies(tag, _SERVER_LABEL, th):\n"
 _CLIENT_TAG = "        if not keys.client_finished.verifies(proof, _CLIENT_LABEL, th, tag):\n"
-_BEGINNING = 'sha256(lp(_TRANSCRIPT_LABEL) + lp(service.encode("ascii")))'
+_BEGINNING = 'update(lp(_TRANSCRIPT_LABEL) + lp(service.encode("ascii")))'
 _FIELDS = "_ENDPOINT_LENGTH + endpoint + _MESSAGE_LENGTH + m1 + _MESSAGE_LENGTH + m2_unsigned"
 _KEYS = "MacKey(okm[at : at + DIGEST_BYTES]) for at in range(0, len(okm), DIGEST_BYTES)"
 _ENDS = "_ipv4(server_host), server_port, _ipv4(client_host), client_port"
@@ -97,7 +97,7 @@ MUTANTS = [
         "transcript-without-service",
         "another service's will do",
         _BEGINNING,
-        "sha256(lp(_TRANSCRIPT_LABEL))",
+        "update(lp(_TRANSCRIPT_LABEL))",
     ),
     _keys(
         "transcript-without-endpoint",
