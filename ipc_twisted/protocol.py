@@ -56,6 +56,11 @@ as much as it has."""
 EARLY_MOST_BYTES = 64 * 1024
 """But no more than that is held back: to make and write larger pieces costs more for each byte."""
 
+RECEIPT_MESSAGES = 16
+RECEIPT_SECONDS = 0.003
+"""While another record is arriving, a RECEIPT for fewer messages waits so long at most: each costs both sides a turn,
+which is much beside a large message and nothing beside many."""
+
 _MANY_BUFFERS = 64  # from here on, one more copy of small frames costs less than what the transport does with each
 
 LINGER_SECONDS = 1.0
@@ -136,6 +141,7 @@ class SecureIPCProtocol(Protocol):
         self._unflushed = 0  # cost of what was sent since the last flush, bytes
         self._early_at = EARLY_BYTES  # when so much is unflushed, it may be time
         self._flush_call: IDelayedCall | None = None
+        self._receipt_call: IDelayedCall | None = None
         self._expiry_call: IDelayedCall | None = None
         self._linger: Deadline | None = None
         self._closing_as: State | None = None
@@ -419,7 +425,10 @@ class SecureIPCProtocol(Protocol):
             if receiving != self._frame_timed:
                 self._time_frame(receiving)  # before what follows, which may end the connection
             if at_once and self._flush_call is None:
-                self._flush()
+                if not (receiving and connection.can_wait(RECEIPT_MESSAGES)):
+                    self._flush()
+                elif self._receipt_call is None and connection.receipt_due:
+                    self._receipt_call = self._clock.callLater(RECEIPT_SECONDS, self._receipt_due)
             elif connection.wants_to_write:
                 self._write(connection.data_to_send(0, 0))  # the end of the handshake waits for nothing
                 self._flush_soon()
@@ -458,6 +467,10 @@ class SecureIPCProtocol(Protocol):
 
     def _flush_due(self) -> None:
         self._flush_call = None
+        self._flush()
+
+    def _receipt_due(self) -> None:
+        self._receipt_call = None
         self._flush()
 
     def _flush(self) -> None:
@@ -554,6 +567,8 @@ class SecureIPCProtocol(Protocol):
             self._watch = None
         if self._flush_call is not None:
             self._flush_call.cancel()
+        if self._receipt_call is not None:
+            self._receipt_call.cancel()
         if self._expiry_call is not None:
             self._expiry_call.cancel()
-        self._flush_call = self._expiry_call = None
+        self._flush_call = self._receipt_call = self._expiry_call = None

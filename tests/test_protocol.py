@@ -26,7 +26,16 @@ from ipc_twisted import (
     SecureIPCProtocol,
     SendBufferFull,
 )
-from ipc_twisted.protocol import EARLY_BYTES, EARLY_MOST_BYTES, LARGE_BYTES, READ_BYTES, READ_MOST_BYTES, WRITE_BYTES
+from ipc_twisted.protocol import (
+    EARLY_BYTES,
+    EARLY_MOST_BYTES,
+    LARGE_BYTES,
+    READ_BYTES,
+    READ_MOST_BYTES,
+    RECEIPT_MESSAGES,
+    RECEIPT_SECONDS,
+    WRITE_BYTES,
+)
 from tests import wire_peer as wire
 from tests.memory_case import HOUR, LoggedTestCase
 from tests.memory_link import NOW, MemoryServer
@@ -61,6 +70,39 @@ class TurnTests(LoggedTestCase):
         self.link.peer.send_raw(b"".join(self.link.frame() for _ in range(3)))
         self.assertEqual(len(self.link.transport.writes), 1)
         self.assertEqual(self.written(), [wire.RECEIPT, *[wire.ENVELOPE] * 3])
+
+    def test_one_for_few_messages_waits_while_another_is_arriving(self) -> None:
+        self.link.peer.send_raw(self.link.frame() + self.link.frame()[:-1])
+        self.server.turn()
+        self.assertEqual(self.written(), [])
+        self.server.turn(RECEIPT_SECONDS)
+        self.assertEqual(self.written(), [wire.RECEIPT])
+        self.server.turn(RECEIPT_SECONDS)
+        self.assertEqual(self.written(), [])
+
+    def test_it_waits_no_longer_than_for_the_rest_of_that(self) -> None:
+        frames = self.link.frame() + self.link.frame()
+        self.link.peer.send_raw(frames[:-1])
+        self.link.peer.send_raw(frames[-1:])
+        self.assertEqual(self.link.peer.read_record()[1]["through"], 1)
+        self.server.turn(RECEIPT_SECONDS)
+        self.assertEqual(self.written(), [])
+
+    def test_one_for_many_does_not_wait(self) -> None:
+        frames = [self.link.frame() for _ in range(RECEIPT_MESSAGES + 1)]
+        self.link.peer.send_raw(b"".join(frames[:2]) + frames[2][:9])
+        self.link.peer.send_raw(frames[2][9:] + b"".join(frames[3:-1]) + frames[-1][:9])
+        self.assertEqual(self.written(), [wire.RECEIPT])
+
+    def test_nor_does_what_a_handler_answers(self) -> None:
+        self.server.handler = lambda envelope, connection: connection.send("job.run", b"") and None
+        self.link.peer.send_raw(self.link.frame() + self.link.frame()[:9])
+        self.assertEqual(self.written(), [wire.RECEIPT, wire.ENVELOPE])
+
+    def test_what_waits_goes_with_the_connection(self) -> None:
+        self.link.peer.send_raw(self.link.frame() + self.link.frame()[:9])
+        self.link.transport.lose(ConnectionReset())
+        self.assertEqual(self.server.clock.getDelayedCalls(), [])
 
     def test_one_receipt_for_each_turn(self) -> None:
         for _ in range(3):

@@ -88,7 +88,7 @@ class _Inbox:
     """The one message that may come next; judged field by field as its bytes come."""
 
     def __init__(self, type_: int) -> None:
-        self._start = _STARTS[type_]
+        self._type = type_
         self._size = 4 + _SIZES[type_]
         self._held = b""
 
@@ -99,7 +99,7 @@ class _Inbox:
         """
         wanted = self._size - len(self._held)
         self._held = held = self._held + data[:wanted]
-        start = self._start
+        start = _STARTS[self._type]
         head = held[: len(start)]
         if not (len(head) < 4 or start.startswith(head)):
             # Where length and magic are right and the version is not, the rest of the head can mean anything.
