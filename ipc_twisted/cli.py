@@ -29,13 +29,14 @@ from twisted.logger import (
 
 from ipc_twisted import bench, demo
 from ipc_twisted.check import check
-from ipc_twisted.config import DEFAULT_SERVICE
+from ipc_twisted.config import DEFAULT_SERVICE, MAX_PORT
 from ipc_twisted.connection_file import default_folder
 from ipc_twisted.core.envelope import SecureEnvelope
 from ipc_twisted.core.key_schedule import MIN_SECRET_BYTES
 from ipc_twisted.endpoints import connect
 from ipc_twisted.errors import Category, DeliveryUnknown, IPCError, KeyFileError, NotConnected
 from ipc_twisted.keys import Keyring, write_new_key_file
+from ipc_twisted.peer_watch import held
 from ipc_twisted.protocol import SecureIPCProtocol
 
 OK, FAILED, USAGE = 0, 1, 2
@@ -196,8 +197,8 @@ def _positive(text: str, what: str) -> float:
 
 
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65_535):
-        raise argparse.ArgumentTypeError(f"must be an int from 1 to 65535, not {text!r}")
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_PORT):
+        raise argparse.ArgumentTypeError(f"must be an int from 1 to {MAX_PORT}, not {text!r}")
     return int(text)
 
 
@@ -312,7 +313,8 @@ async def _exchange(
     except TimeoutError:
         kind = options.reply_kind or options.kind
         why = f"the message was accepted, but no reply of kind {kind!r} came in {options.timeout:g} s"
-        raise NotConnected(Category.CLOSED, why) from None
+        said["message"] = why
+        return
     if options.json:
         fields = {name: getattr(envelope, name) for name in ("kind", "trace_id", "reply_to", "target", "headers")}
         payload = base64.b64encode(envelope.payload_bytes).decode()
@@ -329,11 +331,12 @@ def _progress(reactor: Any, connection: SecureIPCProtocol, size: int) -> Iterato
         yield
         return
 
-    transport = connection.transport
-
     def draw() -> None:
-        held = len(transport.dataBuffer) - transport.offset + transport._tempDataLen  # Twisted has no public name
-        share = 1 - min(1, held / size) if connection.outbox.in_flight or not connection.outbox.unsettled else 0
+        share = (
+            1 - min(1, held(connection.transport) / size)
+            if connection.outbox.in_flight or not connection.outbox.unsettled
+            else 0
+        )
         cells = int(share * _BAR_CELLS)
         bar = "#" * cells + "." * (_BAR_CELLS - cells)
         print(f"\r[{bar}] {share:4.0%} of {size / 1024**2:.1f} MiB", end="", file=sys.stderr, flush=True)

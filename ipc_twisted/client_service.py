@@ -187,7 +187,12 @@ class ExecutionIPCClientService(Service):
     # What Twisted calls
 
     def startService(self) -> None:
-        """Begin to connect."""
+        """Begin to connect.
+
+        :raises RuntimeError: it runs, or has not stopped yet: await :meth:`stopService`.
+        """
+        if self._loop is not None:
+            raise RuntimeError("the client service has not stopped: await stopService() before it is started again")
         super().startService()
         self._origin = Origin(time.time)
         self._idle = None

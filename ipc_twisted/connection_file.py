@@ -157,11 +157,14 @@ def read(path: str | os.PathLike[str]) -> ConnectionInfo:
 def _read_untrusted(path: Path) -> ConnectionInfo | None:
     """What a file says that is not to be trusted; None if nothing."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
+        with open(path, "rb", opener=_no_link) as file:  # closes what it cannot read, such as a folder
             return msgspec.json.decode(file.read(MAX_BYTES), type=ConnectionInfo)
     except (OSError, msgspec.MsgspecError, ValueError, RecursionError):  # also bad UTF-8, and a NUL in the name
         return None
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def is_ours(path: Path, info: ConnectionInfo) -> bool:

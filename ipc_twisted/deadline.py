@@ -51,21 +51,19 @@ class Deadline:
         self._excused = False
         if self._call is None:
             self._call = self._clock.callLater(seconds, self._fired)
+        elif self._call.getTime() > self.due:  # the clock was set back
+            self._call.reset(seconds)
 
     def stop(self) -> None:
         """What was waited for has come."""
         self.due = None
 
-    def cancel(self) -> None:
-        """Leave no timer behind."""
+    def close(self) -> None:
+        """For good: leave no timer behind, and hold nobody any more."""
         self.due = None
         if self._call is not None:
             self._call.cancel()
             self._call = None
-
-    def close(self) -> None:
-        """:meth:`cancel`, for good: hold nobody any more."""
-        self.cancel()
         self._on_missed = _nothing
 
     def _fired(self) -> None:

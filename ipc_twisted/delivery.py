@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -12,6 +13,23 @@ from twisted.logger import Logger
 from ipc_twisted.core import outbox
 
 _log = Logger(namespace="ipc_twisted")
+
+
+@dataclass(frozen=True)
+class _Guarded:
+    """What a callback raises is logged; two of one callback are equal, so that it can be taken back."""
+
+    callback: Callable[[outbox.Delivery], None]
+
+    def __call__(self, delivery: outbox.Delivery) -> None:
+        try:
+            self.callback(delivery)
+        except BaseException:  # as Deferred does: whoever else waits must learn it, too
+            _log.failure(
+                "a callback of a delivery failed: trace_id={trace_id!r}",
+                event="callback_failed",
+                trace_id=delivery.trace_id,
+            )
 
 
 class Delivery(outbox.Delivery, eq=False):
@@ -24,21 +42,16 @@ class Delivery(outbox.Delivery, eq=False):
     def add_done_callback(self, callback: Callable[[outbox.Delivery], None]) -> None:
         """Call ``callback(self)`` once done, at once if it is. What it raises is logged, and disturbs nobody else."""
 
-        def guarded(delivery: outbox.Delivery) -> None:
-            try:
-                callback(delivery)
-            except BaseException:  # as Deferred does: whoever else waits must learn it, too
-                _log.failure(
-                    "a callback of a delivery failed: trace_id={trace_id!r}",
-                    event="callback_failed",
-                    trace_id=delivery.trace_id,
-                )
+        super().add_done_callback(_Guarded(callback))
 
-        super().add_done_callback(guarded)
+    def remove_done_callback(self, callback: Callable[[outbox.Delivery], None]) -> None:
+        """``callback`` is not called any more. Of one that is done, nobody waits."""
+        super().remove_done_callback(_Guarded(callback))
 
     def as_deferred(self) -> Deferred[None]:
         """A new Deferred of the outcome; may be asked for any number of times. Cancelling it only ends this wait."""
-        deferred: Deferred[None] = Deferred(lambda _: self.remove_done_callback(settled))
+        remove = super().remove_done_callback
+        deferred: Deferred[None] = Deferred(lambda _: remove(settled))
 
         def settled(delivery: outbox.Delivery) -> None:
             if deferred.called:  # cancelled by who was told just before
@@ -73,7 +86,7 @@ class Delivery(outbox.Delivery, eq=False):
             try:
                 sent = yield next(future.__await__())
             finally:
-                self.remove_done_callback(settled)
+                super().remove_done_callback(settled)
             if sent is future:
                 return (yield from self.as_deferred().__await__())
         if (error := self.exception()) is not None:

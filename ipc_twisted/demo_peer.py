@@ -53,12 +53,12 @@ class DemoPeer:
         self._socket.close()
 
     @staticmethod
-    def envelope(kind: str = "job.run", *, age: int = 0, nonce: str | None = None, size: int = 5) -> SecureEnvelope:
+    def envelope(kind: str = "job.run", *, age: int = 0) -> SecureEnvelope:
         """An envelope that is in order but for what is asked for.
 
         :param age: seconds that its ``ts`` lies back.
         """
-        return SecureEnvelope(int(time.time()) - age, nonce or os.urandom(12).hex(), kind, payload_bytes=b"x" * size)
+        return SecureEnvelope(int(time.time()) - age, os.urandom(12).hex(), kind, payload_bytes=b"xxxxx")
 
     def frame(self, envelope: SecureEnvelope) -> bytes:
         """The next record, correctly signed."""

@@ -41,16 +41,14 @@ class Dialler:
         service: str | None,
         config: ExecutionIPCConfig | None,
     ) -> None:
-        if not isinstance(where, int | str | os.PathLike):
-            raise ConfigError([f"where: must be a connection file or a port, not {where!r}"])
+        if isinstance(where, bool) or not isinstance(where, int | str | os.PathLike):
+            raise ConfigError([f"where: must be a connection file or a port, not a {type(where).__name__}"])
         if isinstance(where, int) and not 1 <= where <= MAX_PORT:
             raise ConfigError([f"port: must be an int from 1 to {MAX_PORT}, not {where!r}"])
         if isinstance(where, int) and keyring is None:
             raise ConfigError([_KEYS_NEEDED])
-        if keyring is not None and not isinstance(keyring, Keyring | str | os.PathLike):
-            raise ConfigError(
-                [f"keyring: must be a Keyring, such as Keyring.from_file(path), not a {type(keyring).__name__}"]
-            )
+        if keyring is not None:
+            _check_source(keyring)
         self.reactor = reactor
         self.handler = handler or _ignore
         self.config = _client_config(config, service, allowed_kinds, handler)
@@ -82,7 +80,11 @@ class Dialler:
         return await protocol.when_authenticated()
 
     def use_keys(self, keys: KeySource) -> None:
-        """Take these from the next attempt on."""
+        """Take these from the next attempt on.
+
+        :raises ConfigError: that is no source of keys.
+        """
+        _check_source(keys)
         self._keys = keys
 
     def _keyring(self, info: ConnectionInfo | None) -> Keyring:
@@ -98,6 +100,13 @@ _KEYS_NEEDED = (
     "keyring: is needed (--key-file, or Keyring.from_file(path)): only the connection file of a server with a "
     "generated key names the key"
 )
+
+
+def _check_source(source: object) -> None:
+    if not isinstance(source, Keyring | str | os.PathLike):
+        raise ConfigError(
+            [f"keyring: must be a Keyring, such as Keyring.from_file(path), not a {type(source).__name__}"]
+        )
 
 
 def _read(path: str | os.PathLike[str]) -> ConnectionInfo:

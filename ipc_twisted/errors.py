@@ -110,7 +110,7 @@ class EnvelopeError(IPCError, ValueError):
 
 
 class NotConnected(IPCError):
-    """The connection has ended, or is ending, and takes no more messages (``not_connected``)."""
+    """The connection has ended, or is ending, and takes no more messages: ``not_connected``, or what it ended in."""
 
 
 class SendBufferFull(IPCError):

@@ -67,7 +67,6 @@ class SharedFactory(Factory[SecureIPCProtocol]):
     listening = False
     """The next connection may come any time."""
 
-    protocol = SecureIPCProtocol
     kept_outboxes: tuple[Outbox, ...] = ()
     """Those that outlive a connection."""
 
@@ -168,30 +167,13 @@ class SharedFactory(Factory[SecureIPCProtocol]):
         category = protocol.category or Category.CONNECTION_LOST
         authenticated = protocol.authenticated
         self.counters["ended" if authenticated else "handshake", category] += 1
-        if not authenticated:
-            self._say(
-                LogLevel.warn,
-                category,
-                "handshake with {peer} failed: {category}",
-                event="handshake_failed",
-                peer=protocol,
-            )
-        elif category in (Category.CLOSED, Category.SHUTTING_DOWN):
-            self._say(
-                LogLevel.debug,
-                category,
-                "connection with {peer} ended: {category}",
-                event="connection_ended",
-                peer=protocol,
-            )
+        if authenticated:
+            level = LogLevel.debug if category in (Category.CLOSED, Category.SHUTTING_DOWN) else LogLevel.warn
+            message = "connection with {peer} ended: {category}"
+            self._say(level, category, message, event="connection_ended", peer=protocol)
         else:
-            self._say(
-                LogLevel.warn,
-                category,
-                "connection with {peer} ended: {category}",
-                event="connection_ended",
-                peer=protocol,
-            )
+            message = "handshake with {peer} failed: {category}"
+            self._say(LogLevel.warn, category, message, event="handshake_failed", peer=protocol)
 
     def connection_ended(self, protocol: SecureIPCProtocol) -> None:
         """Its transport is gone."""
@@ -279,7 +261,12 @@ class SharedFactory(Factory[SecureIPCProtocol]):
 
 
 class SecureIPCFactory(SharedFactory):
-    """The server's side: admits connections, bounded before and after they have proved themselves."""
+    """The server's side: admits connections, bounded before and after they have proved themselves.
+
+    :param keyring: whose holders may connect.
+    :param more: ``wall`` and ``random``, and the others, as :class:`SharedFactory` has them.
+    :raises ConfigError: ``config`` or ``keyring`` is something else.
+    """
 
     def __init__(
         self, clock: IReactorTime, config: ExecutionIPCConfig, keyring: Keyring, handler: Handler, **more: Any
@@ -357,11 +344,10 @@ class SecureIPCFactory(SharedFactory):
 class SecureIPCClientFactory(SharedFactory):
     """The dialling side; :meth:`aim` it before each connection."""
 
-    def __init__(self, clock: IReactorTime, config: ExecutionIPCConfig, handler: Handler, **more: Any) -> None:
-        super().__init__(clock, config, handler, **more)
-        self._port = 0
-        self._hint = ""
-        self._service = config.service
+    _port: int
+    _keyring: Keyring
+    _service: str
+    _hint: str
 
     def aim(self, port: int, keyring: Keyring, service: str, hint: str = "") -> None:
         """Say whom the next connection is dialled to.

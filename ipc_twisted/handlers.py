@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from twisted.logger import Logger
 
 from ipc_twisted.core.envelope import SecureEnvelope
@@ -20,25 +18,26 @@ async def echo(envelope: SecureEnvelope, connection: SecureIPCProtocol) -> None:
     """
     while True:
         await connection.drained()
-        with suppress(SendBufferFull):  # a large one may need more room than half
-            try:
-                connection.send(
-                    envelope.kind,
-                    envelope.payload_bytes,
-                    trace_id=envelope.trace_id,
-                    target=envelope.reply_to,
-                    headers=envelope.headers,
-                )
-            except NotConnected:
-                pass  # nobody is left to answer
-            except EnvelopeError as problem:  # such as a peer that takes no messages of this size
-                _log.warn(
-                    "no echo: {problem} trace_id={trace_id!r}",
-                    event="echo_failed",
-                    problem=problem,
-                    trace_id=envelope.trace_id,
-                )
-            return
+        try:
+            connection.send(
+                envelope.kind,
+                envelope.payload_bytes,
+                trace_id=envelope.trace_id,
+                target=envelope.reply_to,
+                headers=envelope.headers,
+            )
+        except SendBufferFull:  # a large one may need more room than half
+            continue
+        except NotConnected:
+            pass  # nobody is left to answer
+        except EnvelopeError as problem:  # such as a peer that takes no messages of this size
+            _log.warn(
+                "no echo: {problem} trace_id={trace_id!r}",
+                event="echo_failed",
+                problem=problem,
+                trace_id=envelope.trace_id,
+            )
+        return
 
 
 def log(envelope: SecureEnvelope, connection: SecureIPCProtocol) -> None:

@@ -29,19 +29,16 @@ class Keyring:
     """
 
     def __init__(self, secrets: Iterable[bytes]) -> None:
+        self._prks: tuple[Prk, ...] = ()
+        why = "a keyring needs at least one secret"
         try:
             if isinstance(secrets, str | bytes):
                 raise TypeError
             self._prks = tuple(map(Prk, secrets))
-        except (ValueError, TypeError) as problem:
-            why = (
-                str(problem)
-                if isinstance(problem, ValueError)
-                else "a keyring takes a list of secrets, each bytes (of hex digits: bytes.fromhex)"
-            )
-            self._prks = ()
-        else:
-            why = "a keyring needs at least one secret"
+        except ValueError as problem:
+            why = str(problem)
+        except TypeError:
+            why = "a keyring takes a list of secrets, each bytes (of hex digits: bytes.fromhex)"
         if not self._prks:
             del secrets  # tracebacks may show locals
             raise KeyFileError(Category.KEY_INVALID, f"{why}; 'ipc-twisted keygen FILE' makes one")
@@ -57,6 +54,11 @@ class Keyring:
 
         :raises KeyFileError: ``key_file_insecure`` or ``key_invalid``, with the file and what to do.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise KeyFileError(
+                Category.KEY_INVALID,
+                f"the name of a key file is a str or a path, not {type(path).__name__}; of secrets: Keyring([secret])",
+            )
         return cls(_parse(_read_private(path), path))
 
     @classmethod
@@ -137,6 +139,10 @@ def _read_private(path: str | os.PathLike[str]) -> bytes:
         # O_NONBLOCK: a FIFO must not hang us.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
+        if _from_hex(os.fsencode(path)) is not None:
+            raise KeyFileError(
+                Category.KEY_INVALID, "a key was given where the name of its file belongs; the key is not shown here"
+            ) from None
         raise KeyFileError(
             Category.KEY_INVALID,
             f"there is no key file {name} (in {os.getcwd()!r}); give this side a copy of the other side's, or make the "

@@ -22,7 +22,7 @@ class LogLimit:
         """None: leave this line out. Else write it, and say that this many were left out before it."""
         now = self._clock.seconds()
         began, written, left_out = self._windows.get(label, (now, 0, 0))
-        if now - began >= SECONDS:
+        if not 0 <= now - began < SECONDS:  # below 0: the clock was set back
             began, written = now, 0
         if written >= LINES:
             self._windows[label] = began, written, left_out + 1

@@ -65,7 +65,7 @@ class PeerWatch:
         """So many bytes were handed to the transport."""
         self._written += size
         if self._stall.due is None:
-            self._drained = self._written - self._held()
+            self._drained = self._written - held(self._transport)
             self._still = 0
             self._stall.start()
         if self._in_flight and self._receipts.due is None:
@@ -76,16 +76,11 @@ class PeerWatch:
         self._stall.close()
         self._receipts.close()
 
-    def _held(self) -> int:
-        """Bytes that lie in the transport. Twisted has no public name for all of them."""
-        transport = self._transport
-        return len(transport.dataBuffer) - transport.offset + transport._tempDataLen
-
     def _stall_over(self) -> None:
-        held = self._held()
-        if not held:
+        left = held(self._transport)
+        if not left:
             return  # the next write begins anew
-        drained = self._written - held
+        drained = self._written - left
         self._still = self._still + 1 if drained == self._drained else 0
         self._drained = drained
         if self._still == _LOOKS:
@@ -101,3 +96,8 @@ class PeerWatch:
             self._on_missed(Category.RECEIPT_TIMEOUT)
         else:
             self._receipts.start(left)
+
+
+def held(transport: TCPConnection) -> int:
+    """Bytes that lie in the transport. Twisted has no public name for all of them."""
+    return len(transport.dataBuffer) - transport.offset + transport._tempDataLen

@@ -178,6 +178,7 @@ class SecureIPCProtocol(Protocol):
         :raises EnvelopeError: ``malformed`` or ``payload_too_large``.
         :raises SendBufferFull: ``send_buffer_full``; await :meth:`drained` and send again.
         :raises NotConnected: ``not_connected``; the connection has ended or is ending. Looked at behind the arguments.
+        :raises RuntimeError: in another thread than the reactor's.
         """
         delivery = self._origin.message(kind, payload_bytes, trace_id, reply_to, target, headers)
         if self._unflushed >= self._early_at and not self._busy:
@@ -204,7 +205,7 @@ class SecureIPCProtocol(Protocol):
 
         :returns: as :meth:`wait_closed`.
         """
-        self._close(Category.CLOSED)
+        self.end(Category.CLOSED)
         return self.wait_closed()
 
     def wait_closed(self) -> Deferred[Category]:
@@ -320,8 +321,9 @@ class SecureIPCProtocol(Protocol):
 
     def _waits_no_longer(self, waiting: Deferred[SecureIPCProtocol]) -> None:
         """Who dialled has given up: a connection that nobody holds must not come about."""
-        self._authenticated.remove(waiting)
-        self.abandon(Category.CLOSED)
+        if waiting in self._authenticated:  # else they are being told
+            self._authenticated.remove(waiting)
+            self.abandon(Category.CLOSED)
 
     def abandon(self, category: Category) -> None:
         """End without a word, and give the transport up at once."""
@@ -330,13 +332,13 @@ class SecureIPCProtocol(Protocol):
 
     def end(self, category: Category) -> None:
         """End in an orderly way, now."""
-        self._close(category)
+        self._connection.close(category)
+        self._after()
 
     def drain(self, category: Category) -> None:
         """End in an orderly way once nothing is under way; new envelopes of the peer's are rejected until then."""
         self._connection.drain(category)
         self._after()
-        self.flush()
 
     def flush(self) -> None:
         """There may be something to write: messages that were queued elsewhere, or an end that is due."""
@@ -383,7 +385,8 @@ class SecureIPCProtocol(Protocol):
         self._shared.connection_authenticated(self)
         waiting, self._authenticated = self._authenticated, []
         for deferred in waiting:
-            deferred.callback(self)
+            if not deferred.called:  # who was told before may have ended the wait
+                deferred.callback(self)
 
     def hand_over(self, envelope: SecureEnvelope, size: int) -> bool:
         self._shared.accepted += 1
@@ -520,10 +523,6 @@ class SecureIPCProtocol(Protocol):
             if self._watch is not None:
                 self._watch.wrote(size)
 
-    def _close(self, category: Category) -> None:
-        self._connection.close(category)
-        self._after()
-
     def _end_transport(self, state: State, first: bool) -> None:
         """The connection is over but for what the transport still holds. It leaves the factory's tables at once."""
         self._stop_clocks()
@@ -556,7 +555,8 @@ class SecureIPCProtocol(Protocol):
     def _fail_authentication(self, category: Category) -> None:
         waiting, self._authenticated = self._authenticated, []
         for deferred in waiting:
-            deferred.errback(self._shared.handshake_error(category))
+            if not deferred.called:
+                deferred.errback(self._shared.handshake_error(category))
 
     def _stop_clocks(self) -> None:
         """For good: the connection is over, but for how long its transport may still take."""

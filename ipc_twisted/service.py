@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ipc_twisted import connection_file as connection_file_module
-from ipc_twisted.config import LOOPBACK, SECTION, ExecutionIPCConfig
+from ipc_twisted.config import LOOPBACK, SECTION, SPARE_DESCRIPTORS, ExecutionIPCConfig
 from ipc_twisted.draining import end_in_order
 from ipc_twisted.endpoints import listen
 from ipc_twisted.errors import Category, ConfigError, ConnectionFileError, KeyFileError, NotConnected
@@ -101,12 +101,12 @@ class ExecutionIPCService(Service):
         super().startService()
 
     async def _stop(self) -> None:
+        factory = self.factory  # before the wait: who starts it again meanwhile makes another
         self._remove_files()
         if self._port is not None:
             port, self._port = self._port, None
             await maybeDeferred(port.stopListening)
-        if self.factory is not None:
-            factory = self.factory
+        if factory is not None:
             seconds = self.config.limits.drain_seconds
             if not await end_in_order(factory.transports, factory.when_handlers_end(), self._reactor, seconds):
                 _log.warn(
@@ -134,8 +134,11 @@ class ExecutionIPCService(Service):
     def use_keyring(self, keyring: Keyring) -> None:
         """Accept these keys from now on, and no others; connections under a dropped key end with ``key_unknown``.
 
+        :raises ConfigError: that is no keyring.
         :raises ConnectionFileError: the connection file, which names the current key, cannot be written anew.
         """
+        if not isinstance(keyring, Keyring):
+            raise ConfigError([f"keyring: must be a Keyring, not a {type(keyring).__name__}"])
         self._keyring = keyring
         if self.factory is not None and self._info is not None:
             self.factory.use_keyring(keyring)
@@ -245,8 +248,9 @@ def _check_descriptors(config: ExecutionIPCConfig, further: int) -> None:
         raise ConfigError(
             [
                 f"{'.'.join(SECTION)}.limits.max_connections: {limits.max_connections} and "
-                f"limits.max_pending_handshakes {limits.max_pending_handshakes}{beside} and 64 to spare are more than "
-                f"the {soft} file descriptors of this process; lower them, or type: ulimit -n {needed}"
+                f"limits.max_pending_handshakes {limits.max_pending_handshakes}{beside} and {SPARE_DESCRIPTORS} to "
+                f"spare are more than the {soft} file descriptors of this process; lower them, or type: "
+                f"ulimit -n {needed}"
             ]
         )
 

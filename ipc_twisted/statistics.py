@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import msgspec
 
 from ipc_twisted.factory import SharedFactory
 
 
 class Statistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Counted since the service started, but for what says *now*. Categories are as in :class:`ipc_twisted.Category`.
+    """Counted since a server was started or a client was made, but for what says *now*. Categories are as in
+    :class:`ipc_twisted.Category`.
 
     :ivar accepted: envelopes handed over to the handler.
     :ivar rejected: envelopes of the other side's that were not, by category.
     :ivar handler_failures: handlers that raised.
     :ivar sent: messages of ours by what became of them: ``accepted``, or a category.
     :ivar unclaimed: those of them that were not accepted and that nobody awaited, by category.
-    :ivar handshakes: by outcome: ``authenticated``, or a category.
+    :ivar handshakes: by outcome: ``authenticated``, ``refused`` (no place even for a stranger), or a category.
     :ivar ended: connections that were authenticated, by the category they ended in.
     :ivar bytes_received: from all peers, strangers too; ``bytes_sent``: to them.
     :ivar connections: now authenticated; ``pending``: strangers now.
@@ -72,12 +71,8 @@ def statistics(factory: SharedFactory) -> Statistics:
         in_flight=factory.handlers,
         unsettled=sum(outbox.unsettled for outbox in outboxes),
         buffered=sum(outbox.buffered for outbox in outboxes),
-        credit_messages=_total(messages for messages, _ in credit),
-        credit_bytes=_total(octets for _, octets in credit),
+        credit_messages=sum(messages for messages, _ in credit),
+        credit_bytes=sum(octets for _, octets in credit),
         guard_entries=len(factory.guard),
         guard_window_seconds=factory.guard.window(factory.now()),
     )
-
-
-def _total(values: Iterable[int]) -> int:
-    return sum(values)

@@ -6,7 +6,6 @@ replaced. It works under trial and under pytest.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -20,6 +19,7 @@ from twisted.python.failure import Failure
 
 from ipc_twisted.config import LOOPBACK, ExecutionIPCConfig
 from ipc_twisted.core.envelope import SecureEnvelope
+from ipc_twisted.core.framing import LENGTH_BYTES
 from ipc_twisted.factory import SecureIPCClientFactory, SecureIPCFactory
 from ipc_twisted.keys import Keyring
 from ipc_twisted.protocol import Handler, SecureIPCProtocol
@@ -27,8 +27,6 @@ from ipc_twisted.protocol import Handler, SecureIPCProtocol
 NOW = 1_800_000_000
 """What the wall clock of both ends says, in unix seconds, when the :class:`Clock` is at 0."""
 
-_LENGTH_BYTES = 4
-_SECRET_BYTES = 32
 _SERVER, _CLIENT = (LOOPBACK, 40_001), (LOOPBACK, 50_000)
 
 
@@ -155,8 +153,8 @@ class Wire:
 
     def _written(self, data: bytes) -> None:
         self._cut += data
-        while len(self._cut) >= _LENGTH_BYTES:
-            size = _LENGTH_BYTES + int.from_bytes(self._cut[:_LENGTH_BYTES])
+        while len(self._cut) >= LENGTH_BYTES:
+            size = LENGTH_BYTES + int.from_bytes(self._cut[:LENGTH_BYTES])
             if len(self._cut) < size:
                 break
             self.frames.append(bytes(self._cut[:size]))
@@ -241,7 +239,7 @@ class LinkedPair:
         self.clock = Clock()
         self.server_received: list[SecureEnvelope] = []
         self.client_received: list[SecureEnvelope] = []
-        keyring = Keyring([os.urandom(_SECRET_BYTES)])
+        keyring = Keyring.generate()
         self.server_factory = SecureIPCFactory(
             self.clock, config, keyring, _recording(self.server_received, handler), wall=self.wall
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -86,6 +87,16 @@ def test_a_reply_of_another_kind_is_named(connection_file: Path) -> None:
     assert done.returncode == 1
     assert b"kind_not_allowed kind='job.run'" in done.stderr
     assert b"the message was accepted, but no reply of kind 'job.done' came in 0.5 s" in done.stderr
+
+
+def test_no_reply_is_no_category(connection_file: Path) -> None:
+    done = run(
+        *("send", "--connection-file", str(connection_file), "--kind", "job.run", "--json"),
+        *("--wait-reply", "--reply-kind", "job.done", "--timeout", "0.5"),
+    )
+    said = json.loads(done.stdout)
+    assert (done.returncode, said["accepted"], said["category"], said["reply"]) == (1, True, None, None)
+    assert said["message"].startswith("the message was accepted, but no reply")
 
 
 def key_file(folder: Path) -> str:

@@ -213,6 +213,7 @@ async def test_an_unexpected_error_of_an_attempt_is_logged_and_does_not_end_the_
     ("where", "keyring", "options", "says"),
     [
         (None, None, {}, "where: must be a connection file or a port"),
+        (True, Keyring([SECRET]), {}, "where: must be a connection file or a port, not a bool"),
         (0, Keyring([SECRET]), {}, "port: must be an int from 1 to 65535"),
         (65_536, Keyring([SECRET]), {}, "port: must be an int from 1 to 65535"),
         (40_001, None, {}, "keyring: is needed"),
@@ -371,6 +372,12 @@ async def test_a_client_moves_to_another_key_without_losing_anything(runtime_fol
     await receiver.stop()
 
 
+def test_what_is_no_source_of_keys_is_refused_and_not_shown(receiver: Receiver) -> None:
+    service = ExecutionIPCClientService(None, receiver.file, Keyring([SECRET]))
+    with pytest.raises(ConfigError, match=r"keyring: must be a Keyring, .* not a bytes$"):
+        service.use_keyring(SECRET)  # type: ignore[arg-type]
+
+
 # --- stopping ---------------------------------------------------------------------------------------------------------
 
 
@@ -442,6 +449,25 @@ async def test_a_stop_waits_for_handlers_but_not_for_ever(receiver: Receiver) ->
         while not running:
             await turn()
     running[0].callback(None)
+    await receiver.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_is_not_started_before_it_has_stopped(receiver: Receiver) -> None:
+    """Two loops would dial at once, or what is sent to the second wait for ever."""
+    async with client(receiver.file) as service:
+        sent = service.send(KIND, b"1")
+        with pytest.raises(RuntimeError, match="await stopService"):
+            service.startService()
+        stopping = service.stopService()
+        with pytest.raises(RuntimeError, match="await stopService"):
+            service.startService()
+        receiver.start()
+        await within(stopping)
+        assert await outcome(sent) == "accepted"
+        service.startService()
+        assert await outcome(service.send(KIND, b"2")) == "accepted"
+    assert receiver.received == [b"1", b"2"]
     await receiver.stop()
 
 

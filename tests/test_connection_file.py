@@ -287,6 +287,12 @@ def test_a_file_that_nobody_can_use_is_in_nobodys_way(tmp_path: Path, content: b
     connection_file.refuse_if_alive(there(tmp_path, content))
 
 
+def test_a_folder_in_its_place_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    connection_file.refuse_if_alive(tmp_path)
+    assert os.listdir("/proc/self/fd") == before
+
+
 def ended_process() -> int:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()

@@ -50,6 +50,19 @@ def test_a_new_start_counts_from_then() -> None:
     assert timed.missed == [16]
 
 
+def test_started_behind_a_clock_that_was_set_back_it_is_missed_on_time() -> None:
+    """The reactor's clock is wall-clock time, and a timer of before lies far ahead."""
+    timed = Timed()
+    timed.clock.advance(3_600)
+    timed.deadline.start()
+    timed.deadline.stop()
+    timed.clock.rightNow = 0.0
+    timed.deadline.start()
+    timed.clock.pump([1] * 11)
+    assert timed.missed == [10]
+    assert timed.clock.getDelayedCalls() == []
+
+
 def test_starting_and_stopping_a_thousand_times_needs_one_timer() -> None:
     """It is done for every record that arrives in parts."""
     timed = Timed()
@@ -70,12 +83,12 @@ def test_it_can_be_used_again_after_it_was_missed() -> None:
 
 
 @pytest.mark.parametrize("use", [lambda _: None, Deadline.start, Deadline.stop])
-def test_cancel_leaves_no_timer_behind(use: Callable[[Deadline], None]) -> None:
+def test_close_leaves_no_timer_behind(use: Callable[[Deadline], None]) -> None:
     timed = Timed()
     timed.deadline.start()
     use(timed.deadline)
-    timed.deadline.cancel()
-    timed.deadline.cancel()
+    timed.deadline.close()
+    timed.deadline.close()
     assert timed.clock.getDelayedCalls() == []
     timed.clock.advance(20)
     assert timed.missed == []
@@ -104,7 +117,7 @@ def test_how_late_is_too_late_can_be_chosen(late: float, missed: bool) -> None:
     deadline.start()
     timed.clock.advance(10 + late)
     assert bool(timed.missed) is missed
-    deadline.cancel()
+    deadline.close()
 
 
 def test_it_begins_anew_only_once_where_every_turn_takes_long() -> None:
@@ -116,7 +129,7 @@ def test_it_begins_anew_only_once_where_every_turn_takes_long() -> None:
     timed.deadline.start()
     timed.clock.advance(100)
     assert len(timed.missed) == 1, "started again, it has its second chance again"
-    timed.deadline.cancel()
+    timed.deadline.close()
 
 
 def test_whether_it_runs_can_be_asked_and_once_it_may_take_another_time() -> None:
@@ -147,7 +160,7 @@ def test_who_missed_it_may_start_it_again_from_within() -> None:
     again = Deadline(timed.clock, 5, missed)
     again.start()
     timed.clock.pump([5, 5, 5])
-    again.cancel()
+    again.close()
     assert timed.missed == [5, 10, 15]
 
 

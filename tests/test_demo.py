@@ -121,6 +121,32 @@ def test_a_case_that_is_not_refused_fails_the_demo(tmp_path: Path) -> None:
     assert "expected expired" in done.stdout
 
 
+def test_a_server_that_is_lost_on_the_way_fails_the_demo(tmp_path: Path) -> None:
+    """And the last line says so."""
+    program = (
+        "import os, signal\n"
+        "from ipc_twisted import cli, demo\n"
+        "def kill(server):\n"
+        "    os.kill(server.process.pid, signal.SIGKILL)\n"
+        "    server.process.wait()\n"
+        "    return demo.Line('SEC-X', 'nothing', '', '', '')\n"
+        "demo._CASES[:] = [kill]\n"
+        "cli.main(['demo'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        env=_environment(tmp_path),
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Something is not as expected." in done.stdout
+    assert "accepted" not in done.stdout.splitlines()[-3]
+    assert "Traceback" not in done.stderr
+
+
 def test_a_server_that_cannot_start_is_told_in_its_own_words(tmp_path: Path) -> None:
     """Here for want of file descriptors."""
     done = subprocess.run(

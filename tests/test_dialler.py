@@ -106,6 +106,21 @@ class DiallerTests(LoggedTestCase):
         self.assertTrue(client.transport.lost)
         self.assertEqual(client.clock.getDelayedCalls(), [])
 
+    def test_who_is_told_may_end_the_wait_of_another(self) -> None:
+        client = MemoryClient()
+        first, other = client.protocol.when_authenticated(), client.protocol.when_authenticated()
+        first.addCallback(lambda _: other.cancel())
+        client.peer.handshake(SECRET)
+        self.failureResultOf(other, CancelledError)
+        self.assertTrue(client.protocol.is_open)
+
+    def test_so_may_who_is_told_that_there_is_no_connection(self) -> None:
+        client = MemoryClient()
+        first, other = client.protocol.when_authenticated(), client.protocol.when_authenticated()
+        first.addErrback(lambda _: other.cancel())
+        client.peer.send_raw(bytes(4))
+        self.failureResultOf(other, CancelledError)
+
     def test_it_may_send_in_the_same_write_as_its_proof(self) -> None:
         def send(protocol: SecureIPCProtocol) -> None:
             protocol.send("job.run", b"first")

@@ -50,7 +50,8 @@ def rows() -> list[list[str]]:
     for _, level, name, given in calls():
         levels[str(name)].add(level)
         fields[str(name)].update(given)
-    levels["envelope_rejected"].add("info")  # the one whose level is worked out
+    levels["envelope_rejected"].add("info")  # whose level is worked out
+    levels["connection_ended"].add("debug")  # likewise
     order = ["debug", "info", "warn", "error", "critical"]
     return [
         [

@@ -240,6 +240,16 @@ def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
         Keyring.from_file(tmp_path / "k")
 
 
+@pytest.mark.parametrize("path", [ONE, ONE.hex().encode(), ONE.hex()])
+def test_a_key_in_place_of_the_name_of_its_file_is_not_shown(path: Any) -> None:
+    with pytest.raises(KeyFileError) as caught:
+        Keyring.from_file(path)
+    assert caught.value.category is INVALID
+    assert "a key was given" in str(caught.value) or "not bytes" in str(caught.value)
+    assert ONE.hex() not in str(caught.value)
+    assert repr(ONE) not in str(caught.value)
+
+
 def test_a_name_that_cannot_be_is_said() -> None:
     with pytest.raises(KeyFileError, match=r"cannot read 'a.*b': no name of a file holds a NUL"):
         Keyring.from_file("a\0b")

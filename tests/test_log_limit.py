@@ -42,6 +42,17 @@ def test_a_window_that_is_quiet_does_not_save_lines_up() -> None:
     assert [limit.admit("a") for _ in range(LINES + 1)] == [0] * LINES + [None]
 
 
+def test_a_clock_that_is_set_back_silences_nothing() -> None:
+    """The reactor's clock is wall-clock time."""
+    clock = Clock()
+    clock.advance(3_600)
+    limit = LogLimit(clock)
+    for _ in range(LINES + 3):
+        limit.admit("a")
+    clock.rightNow = 0.0
+    assert limit.admit("a") == 3
+
+
 def test_one_label_does_not_silence_another() -> None:
     """A flood of one kind must not hide the one line that matters."""
     limit = LogLimit(Clock())

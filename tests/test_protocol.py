@@ -548,6 +548,17 @@ class SendTests(LoggedTestCase):
         self.link.peer.send_receipt(0, [[0, "expired"]])
         self.assertEqual(self.server.factory.counters["unclaimed", "expired"], 1)
 
+    def test_a_callback_that_was_taken_back_is_not_called_and_awaits_nothing(self) -> None:
+        told: list[Any] = []
+        kept, gone = (self.link.protocol.send("job.run", b"") for _ in range(2))
+        for delivery in (kept, gone):
+            delivery.add_done_callback(told.append)
+        gone.remove_done_callback(told.append)
+        self.server.turn()
+        self.link.peer.send_receipt(1, [[0, "expired"], [1, "expired"]])
+        self.assertEqual(told, [kept])
+        self.assertEqual(self.server.factory.counters["unclaimed", "expired"], 1)
+
     def test_a_callback_that_raises_whatever_it_is_disturbs_no_other(self) -> None:
         """Neither another waiter, nor another message, nor the connection."""
 

@@ -447,6 +447,26 @@ async def test_who_is_connected_at_the_stop_is_told_and_every_sender_has_an_outc
 
 
 @pytest_twisted.ensureDeferred
+async def test_started_again_while_it_stops_it_still_ends_who_was_connected() -> None:
+    service = Service()
+    service.start()
+    connection = await service.connect()
+    end = connection.wait_closed()
+    stopping = service.service.stopService()
+    service.start()
+    await within(stopping)
+    assert await within(end) == Category.SHUTTING_DOWN
+    again = await service.connect()
+    await within(again.send(KIND, b"").as_deferred())
+    await service.stop()
+
+
+def test_what_is_no_keyring_is_refused() -> None:
+    with pytest.raises(ConfigError, match="keyring: must be a Keyring, not a str"):
+        Service(keyring=Keyring([SECRET])).service.use_keyring("secret")  # type: ignore[arg-type]
+
+
+@pytest_twisted.ensureDeferred
 async def test_nothing_is_left_when_the_stop_is_over_not_even_of_strangers_and_silent_peers() -> None:
     """One that has said nothing, one that never answers CLOSE, and one whose end was already on its way."""
     service = Service(keyring=Keyring([SECRET]))

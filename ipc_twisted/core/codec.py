@@ -34,7 +34,7 @@ encode_prefix = BODY_PREFIX.pack
 
 
 class Malformed(ValueError):
-    """A body or header that is not what section 4.3 of the wire protocol allows."""
+    """A body or header that is not what the wire protocol allows (its sections 3 and 5)."""
 
 
 class Receipt(NamedTuple):

@@ -302,7 +302,7 @@ class Connection:
     def send(self, delivery: Delivery) -> None:
         """Queue one message.
 
-        :raises EnvelopeError: the peer can never take it.
+        :raises EnvelopeError: the peer can never take it, or our own buffer cannot.
         :raises NotConnected: the connection is not open.
         :raises SendBufferFull: the bound on messages without an outcome.
         """

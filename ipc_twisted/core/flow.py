@@ -68,7 +68,7 @@ class ReceiveCredit:
         return self.used_messages - self.finished_messages
 
     def finish(self, size: int) -> None:
-        """An envelope whose frame had ``size`` bytes was rejected, or its handler has ended."""
+        """The handler of an envelope whose frame had ``size`` bytes has ended. The chain counts what it rejects."""
         self.finished_messages += 1
         self.finished_bytes += size
 

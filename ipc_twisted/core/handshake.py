@@ -19,10 +19,9 @@ from struct import Struct
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives.constant_time import bytes_eq
-from cryptography.hazmat.primitives.hashes import SHA256
 
 from ipc_twisted.core.key_schedule import Prk, transcript
-from ipc_twisted.core.signing import MacKey
+from ipc_twisted.core.signing import SIG_BYTES, MacKey
 from ipc_twisted.core.verifier import Fault
 from ipc_twisted.errors import Category
 
@@ -32,7 +31,6 @@ _MAGIC = b"IPCT"
 _HEAD = Struct(">4sBBH")
 _LIMITS = Struct(">IIII")
 _ENDPOINT = Struct(">4sH4sH")
-_TAG_BYTES = SHA256.digest_size
 _M1, _M2, _M3 = 1, 2, 3
 _SIZES = {_M1: 64, _M2: 96, _M3: 40}
 _STARTS = {type_: size.to_bytes(4, "big") + _HEAD.pack(_MAGIC, VERSION, type_, 0) for type_, size in _SIZES.items()}
@@ -216,7 +214,7 @@ class ClientHandshake:
         m2, rest = taken
         if rest:
             raise Fault(Category.EARLY_DATA)
-        unsigned, tag = m2[:-_TAG_BYTES], m2[-_TAG_BYTES:]
+        unsigned, tag = m2[:-SIG_BYTES], m2[-SIG_BYTES:]
         if bytes_eq(unsigned[-NONCE_BYTES:], self._nonce):  # our own message come back
             raise Fault(Category.AUTHENTICATION_FAILED)
         th = transcript(self._service, self._endpoint.packed(), self._m1[4:], unsigned)

@@ -142,9 +142,10 @@ class Outbox:
         self._refused = 0  # cost of the message that found no room last
 
     def add(self, delivery: Delivery) -> None:
-        """Queue a message.
+        """Queue a message. Nothing is queued if one of these is raised.
 
-        :raises SendBufferFull: nothing was queued.
+        :raises SendBufferFull: there is no room for it now.
+        :raises EnvelopeError: ``payload_too_large``: there never will be.
         """
         delivery.cost = cost = len(delivery.header) + len(delivery.payload) + FLAT_COST_BYTES
         buffered = self.buffered + cost
@@ -302,11 +303,10 @@ class Outbox:
     def _settle(self, delivery: Delivery, error: Rejected | DeliveryUnknown | None) -> None:
         self.buffered -= delivery.cost
         self._tally["accepted" if error is None else error.category] += 1
-        if error is not None and not delivery.awaited:
-            delivery.settle(error)
+        unclaimed = error is not None and not delivery.awaited
+        delivery.settle(error)
+        if unclaimed:
             self._on_unclaimed(delivery)
-        else:
-            delivery.settle(error)
         self._wake()
 
     def _wake(self) -> None:

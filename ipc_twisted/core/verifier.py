@@ -60,7 +60,9 @@ class Verifier:
 
     :param key: the key of that direction.
     :param allowed_kinds: compared exactly.
+    :param ttl_seconds: how far a ``ts`` may lie from now, either way; ours.
     :param guard: shared by all connections of the receiver.
+    :param credit: what the other side may write; counted here.
     :ivar expected: the sequence number the next record must have.
     :ivar through: the last envelope record that is decided; -1: none.
     :ivar rejected: those of them that were rejected and are not yet told, ascending.
@@ -94,7 +96,7 @@ class Verifier:
         frames: Iterable[Frame],
         now: int,
         hand_over: Callable[[SecureEnvelope, int], bool],
-        rejected: Callable[[Rejection], None],
+        on_rejected: Callable[[Rejection], None],
         take_control: Callable[[Receipt | Close], None],
     ) -> None:
         """Run the chain over the complete frames of a segment, one record at a time.
@@ -104,7 +106,7 @@ class Verifier:
 
         :param now: unix seconds, read once per segment.
         :param hand_over: gets an envelope and the size of its frame in bytes; True: the handler is done with it.
-        :param rejected: gets what was rejected.
+        :param on_rejected: gets what was rejected.
         :param take_control: gets a RECEIPT or CLOSE, and raises :exc:`Fault` if it lies; ``expected`` still names it.
         :raises Fault: the connection must end; ``expected`` is the sequence number that was expected there.
         """
@@ -156,7 +158,7 @@ class Verifier:
             self.through = seq
             if category is not None:
                 self.rejected.append((seq, category))
-                rejected(Rejection(category, kind, trace_id))
+                on_rejected(Rejection(category, kind, trace_id))
             elif not hand_over(  # 10
                 SecureEnvelope(ts, nonce, kind, trace_id, reply_to, target, headers, payload, sig.hex()), size
             ):

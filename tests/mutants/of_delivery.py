@@ -299,7 +299,7 @@ MUTANTS = [
         "unclaimed-lost",
         "a rejection that nobody awaits is lost silently",
         "            self._on_unclaimed(delivery)\n",
-        "",
+        "            pass\n",
     ),
     _box(
         "own-credit-of-messages",

@@ -333,8 +333,8 @@ MUTANTS = [
     _chain(
         "rejection-keeps-credit",
         "rejections use the credit up for ever",
-        "                rejected(Rejection(category, kind, trace_id))\n",
-        "                rejected(Rejection(category, kind, trace_id))\n                continue\n",
+        "                on_rejected(Rejection(category, kind, trace_id))\n",
+        "                on_rejected(Rejection(category, kind, trace_id))\n                continue\n",
     ),
     # Credit
     _flow(
