@@ -43,11 +43,15 @@ READ_BYTES = 128 * 1024
 hundred of them is long enough."""
 
 READ_MOST_BYTES = 512 * 1024
-"""Read at a time where messages are large: each read costs its turn, a RECEIPT, and a record that lies across its end,
-which is collected part by part."""
+"""Read at a time where large messages come faster than they are read: each read costs its turn, a RECEIPT, and a record
+that lies across its end, which is collected part by part."""
 
 LARGE_BYTES = 2 * 1024
 """Messages are large from here on, in the mean of a read."""
+
+# glibc maps a piece of memory that is larger than any freed so far, and unmaps it when it is freed. A read into such a
+# piece takes several times as long; behind this they are kept.
+_ = bytes(2 * READ_MOST_BYTES)
 
 EARLY_BYTES = 8 * 1024
 """So much that is sent in one turn does not wait for its end, if the other side has no more than that to do; else
@@ -55,11 +59,6 @@ as much as it has."""
 
 EARLY_MOST_BYTES = 64 * 1024
 """But no more than that is held back: to make and write larger pieces costs more for each byte."""
-
-RECEIPT_MESSAGES = 16
-RECEIPT_SECONDS = 0.003
-"""While another record is arriving, a RECEIPT for fewer messages waits so long at most: each costs both sides a turn,
-which is much beside a large message and nothing beside many."""
 
 _MANY_BUFFERS = 64  # from here on, one more copy of small frames costs less than what the transport does with each
 
@@ -141,7 +140,6 @@ class SecureIPCProtocol(Protocol):
         self._unflushed = 0  # cost of what was sent since the last flush, bytes
         self._early_at = EARLY_BYTES  # when so much is unflushed, it may be time
         self._flush_call: IDelayedCall | None = None
-        self._receipt_call: IDelayedCall | None = None
         self._expiry_call: IDelayedCall | None = None
         self._linger: Deadline | None = None
         self._closing_as: State | None = None
@@ -150,6 +148,8 @@ class SecureIPCProtocol(Protocol):
         self._authenticated: list[Deferred[SecureIPCProtocol]] = []
         self._closed: list[Deferred[Category]] = []
         self._lost = False
+        self._full_reads = 0  # of large messages, in a row: all that was asked for was there
+        self._records = 0  # of the peer's, when that was last looked at
         self._watch: PeerWatch | None = None
 
     # What applications use
@@ -258,15 +258,13 @@ class SecureIPCProtocol(Protocol):
         self._shared.bytes_received += len(data)
         if self._connection.receive_part(data):  # as most segments of a large record
             return
-        accepted = self._shared.accepted
         self._busy = True
         try:
             self._connection.receive_data(data, self._shared.now())
         finally:
             self._busy = False
-        if len(data) >= READ_BYTES:  # all that was asked for: there is more
-            large = len(data) >= LARGE_BYTES * (self._shared.accepted - accepted)
-            self.transport.bufferSize = READ_MOST_BYTES if large else READ_BYTES
+        if len(data) >= READ_BYTES or self._full_reads:
+            self._suit_reads(len(data))
         self._after(at_once=True)
 
     def readConnectionLost(self) -> None:
@@ -428,10 +426,7 @@ class SecureIPCProtocol(Protocol):
             if receiving != self._frame_timed:
                 self._time_frame(receiving)  # before what follows, which may end the connection
             if at_once and self._flush_call is None:
-                if not (receiving and connection.can_wait(RECEIPT_MESSAGES)):
-                    self._flush()
-                elif self._receipt_call is None and connection.receipt_due:
-                    self._receipt_call = self._clock.callLater(RECEIPT_SECONDS, self._receipt_due)
+                self._flush()
             elif connection.wants_to_write:
                 self._write(connection.data_to_send(0, 0))  # the end of the handshake waits for nothing
                 self._flush_soon()
@@ -455,6 +450,14 @@ class SecureIPCProtocol(Protocol):
         else:
             self._frame.stop()
 
+    def _suit_reads(self, size: int) -> None:
+        """So much was read: how much next time? More only where the second read in a row was full, since who has but a
+        few messages under way waits for what becomes of each."""
+        before, self._records = self._records, self._connection.records
+        large = size >= max(READ_BYTES, LARGE_BYTES * (self._records - before))
+        self._full_reads = self._full_reads + 1 if large else 0
+        self.transport.bufferSize = READ_MOST_BYTES if self._full_reads > 1 else READ_BYTES
+
     def _flush_soon(self) -> None:
         if self._flush_call is None and not self._busy:
             self._flush_call = self._clock.callLater(0, self._flush_due)
@@ -470,10 +473,6 @@ class SecureIPCProtocol(Protocol):
 
     def _flush_due(self) -> None:
         self._flush_call = None
-        self._flush()
-
-    def _receipt_due(self) -> None:
-        self._receipt_call = None
         self._flush()
 
     def _flush(self) -> None:
@@ -567,8 +566,6 @@ class SecureIPCProtocol(Protocol):
             self._watch = None
         if self._flush_call is not None:
             self._flush_call.cancel()
-        if self._receipt_call is not None:
-            self._receipt_call.cancel()
         if self._expiry_call is not None:
             self._expiry_call.cancel()
-        self._flush_call = self._receipt_call = self._expiry_call = None
+        self._flush_call = self._expiry_call = None

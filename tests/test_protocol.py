@@ -32,8 +32,6 @@ from ipc_twisted.protocol import (
     LARGE_BYTES,
     READ_BYTES,
     READ_MOST_BYTES,
-    RECEIPT_MESSAGES,
-    RECEIPT_SECONDS,
     WRITE_BYTES,
 )
 from tests import wire_peer as wire
@@ -71,39 +69,6 @@ class TurnTests(LoggedTestCase):
         self.assertEqual(len(self.link.transport.writes), 1)
         self.assertEqual(self.written(), [wire.RECEIPT, *[wire.ENVELOPE] * 3])
 
-    def test_one_for_few_messages_waits_while_another_is_arriving(self) -> None:
-        self.link.peer.send_raw(self.link.frame() + self.link.frame()[:-1])
-        self.server.turn()
-        self.assertEqual(self.written(), [])
-        self.server.turn(RECEIPT_SECONDS)
-        self.assertEqual(self.written(), [wire.RECEIPT])
-        self.server.turn(RECEIPT_SECONDS)
-        self.assertEqual(self.written(), [])
-
-    def test_it_waits_no_longer_than_for_the_rest_of_that(self) -> None:
-        frames = self.link.frame() + self.link.frame()
-        self.link.peer.send_raw(frames[:-1])
-        self.link.peer.send_raw(frames[-1:])
-        self.assertEqual(self.link.peer.read_record()[1]["through"], 1)
-        self.server.turn(RECEIPT_SECONDS)
-        self.assertEqual(self.written(), [])
-
-    def test_one_for_many_does_not_wait(self) -> None:
-        frames = [self.link.frame() for _ in range(RECEIPT_MESSAGES + 1)]
-        self.link.peer.send_raw(b"".join(frames[:2]) + frames[2][:9])
-        self.link.peer.send_raw(frames[2][9:] + b"".join(frames[3:-1]) + frames[-1][:9])
-        self.assertEqual(self.written(), [wire.RECEIPT])
-
-    def test_nor_does_what_a_handler_answers(self) -> None:
-        self.server.handler = lambda envelope, connection: connection.send("job.run", b"") and None
-        self.link.peer.send_raw(self.link.frame() + self.link.frame()[:9])
-        self.assertEqual(self.written(), [wire.RECEIPT, wire.ENVELOPE])
-
-    def test_what_waits_goes_with_the_connection(self) -> None:
-        self.link.peer.send_raw(self.link.frame() + self.link.frame()[:9])
-        self.link.transport.lose(ConnectionReset())
-        self.assertEqual(self.server.clock.getDelayedCalls(), [])
-
     def test_one_receipt_for_each_turn(self) -> None:
         for _ in range(3):
             self.link.send()
@@ -138,22 +103,25 @@ class TurnTests(LoggedTestCase):
         self.assertNotEqual(getattr(stranger.transport, "bufferSize", None), READ_BYTES)
         self.assertEqual(getattr(self.link.transport, "bufferSize", None), READ_BYTES)
 
-    def test_still_larger_ones_where_messages_are_large_and_as_many_are_there_as_were_asked_for(self) -> None:
-        def read_at_a_time(payload_bytes: int, segment_bytes: int) -> object:
-            frames: list[bytes] = []
-            while sum(map(len, frames)) < segment_bytes:
-                frames.append(self.link.frame(payload=bytes(payload_bytes)))
-            stream = b"".join(frames)
-            self.link.peer.send_raw(stream[:segment_bytes])
-            at_a_time = getattr(self.link.transport, "bufferSize", None)
-            self.link.peer.send_raw(stream[segment_bytes:])
-            return at_a_time
+    def test_still_larger_ones_where_large_messages_fill_two_in_a_row(self) -> None:
+        def read(*sizes: int, payload: int = LARGE_BYTES, **fields: Any) -> list[object]:
+            """What is asked for behind each of these reads."""
+            stream, asked = b"", []
+            for size in sizes:
+                while len(stream) < size:
+                    stream += self.link.frame(payload=bytes(payload), **fields)
+                self.link.peer.send_raw(stream[:size])
+                stream = stream[size:]
+                asked.append(getattr(self.link.transport, "bufferSize", None))
+            self.link.peer.send_raw(stream)
+            return asked
 
-        self.assertEqual(read_at_a_time(LARGE_BYTES, READ_BYTES - 1), READ_BYTES)
-        self.assertEqual(read_at_a_time(LARGE_BYTES, READ_BYTES), READ_MOST_BYTES)
-        self.assertEqual(read_at_a_time(LARGE_BYTES // 2, READ_BYTES - 1), READ_MOST_BYTES)
-        self.assertEqual(read_at_a_time(LARGE_BYTES // 2, READ_BYTES), READ_BYTES)
-        self.assertEqual(read_at_a_time(READ_MOST_BYTES, READ_MOST_BYTES), READ_MOST_BYTES)
+        usual, most = READ_BYTES, READ_MOST_BYTES
+        self.assertEqual(read(usual, usual, usual), [usual, most, most])
+        self.assertEqual(read(most, usual, usual - 1, usual), [usual, most, usual, usual], "the rest was no full one")
+        self.assertEqual(read(usual, usual, usual, payload=LARGE_BYTES // 2), [usual] * 3)
+        self.assertEqual(read(usual, usual, payload=0, ts=NOW - 100), [usual] * 2, "rejected ones are small, too")
+        self.assertEqual(read(most, most, payload=most), [usual, most])
 
     def test_what_is_sent_in_a_turn_is_one_write(self) -> None:
         for _ in range(30):
@@ -233,6 +201,20 @@ class TurnTests(LoggedTestCase):
                 self.link.protocol.send("job.run", bytes(100))
                 self.server.turn()
             self.assertEqual(self.written(), [wire.ENVELOPE])
+
+    def test_what_the_kernel_takes_in_several_calls_does_not_wait_for_another_turn(self) -> None:
+        """Twisted hands it 128 KiB at the most."""
+        transport = self.link.transport
+
+        def some(data: bytes) -> int:
+            taken = min(len(data), 128 * 1024)
+            transport.unread += data[:taken]
+            return taken
+
+        self.link.protocol.send("job.run", bytes(200_000))
+        with patch.object(transport, "writeSomeData", some), patch.object(transport, "write", self.fail):
+            self.server.turn()
+        self.assertEqual(self.written(), [wire.ENVELOPE])
 
     def test_a_transport_that_fails_finds_out_in_its_own_time(self) -> None:
         with patch.object(self.link.transport, "writeSomeData", lambda _: ConnectionReset()):

@@ -157,6 +157,11 @@ class Connection:
         return 0 if self._link is None else self._link.framer.receiving
 
     @property
+    def records(self) -> int:
+        """Of the peer's, that were verified."""
+        return 0 if self._link is None else self._link.verifier.expected
+
+    @property
     def in_flight(self) -> int:
         """Envelopes of the peer's whose handlers have not ended."""
         return 0 if self._link is None else self._link.receive_credit.in_flight
@@ -337,12 +342,6 @@ class Connection:
         if self._control or self.receipt_due:
             return True
         return self.state is OPEN and (bool(self.outbox.queue) or (self._draining is not None and self.idle))
-
-    def can_wait(self, messages: int) -> bool:
-        """All that would be written is a RECEIPT, and for fewer messages than these."""
-        if self._link is None or self.outbox.queue or self._draining is not None:
-            return False
-        return self._link.verifier.through - self._told_through < messages
 
     def data_to_send(self, room: int, now: int, at: float = 0.0) -> list[bytes]:
         """The buffers to write now: handshake and CLOSE always; with ``room`` bytes to spare, a RECEIPT and envelopes.

@@ -276,12 +276,6 @@ MUTANTS = [
         "if sent != len(left) == size:",
     ),
     _protocol(
-        "receipt-kept",
-        "who begins another message does not learn what became of the last",
-        "elif self._receipt_call is None and connection.receipt_due:",
-        "elif False:",
-    ),
-    _protocol(
         "not-watched",
         "who reads nothing and says nothing stays for ever",
         "                self._watch.wrote(size)\n",
