@@ -17,9 +17,8 @@ from ipc_twisted.errors import SendBufferFull
 from ipc_twisted.protocol import SecureIPCProtocol
 from ipc_twisted.tap import DEFAULT_KIND
 
-TURN_BYTES = 512 * 1024
-TURN_MESSAGES = 512
-"""Sent in one turn of the reactor at most, as by a program that makes its messages while it runs."""
+TURN_BYTES = 128 * 1024
+"""Sent in one turn of the reactor, as by a program that makes its messages while it runs."""
 
 _TAKE = f"{__name__}:take"
 _PREFIX = "ipc-twisted-bench-"
@@ -79,7 +78,7 @@ async def flood(reactor: Any, connection: SecureIPCProtocol, payload: bytes, cou
 
     :param count: messages, at least 1.
     """
-    a_turn = min(TURN_MESSAGES, max(1, TURN_BYTES // len(payload)))
+    a_turn = max(1, TURN_BYTES // len(payload))
     while count:
         for _ in range(min(count, a_turn)):
             try:
