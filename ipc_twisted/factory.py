@@ -264,7 +264,9 @@ class SecureIPCFactory(SharedFactory):
     """The server's side: admits connections, bounded before and after they have proved themselves.
 
     :param keyring: whose holders may connect.
-    :param more: ``wall`` and ``random``, and the others, as :class:`SharedFactory` has them.
+    :param clock: the reactor.
+    :param handler: called with each envelope that passed the chain, and its connection.
+    :param more: ``wall()``, wall-clock time in unix seconds; ``random(n)``, n random bytes.
     :raises ConfigError: ``config`` or ``keyring`` is something else.
     """
 
