@@ -448,7 +448,7 @@ class Side:
 
     def _told(self, found: dict[str, Any]) -> Judged:
         self.expected += 1
-        settled = found["through"] - self._sent["through"]
+        settled = self._sent["sent"][self._sent["through"] + 1 : found["through"] + 1].count("E")
         self._sent["through"] = found["through"]
         if "category" in found:
             return Judged("accepted", found["category"], "close")

@@ -8,8 +8,9 @@ import tracemalloc
 import pytest
 
 from ipc_twisted.core.replay import MemoryReplayGuard
+from tests import wire_peer as wire
 from tests.hostile import fuzz
-from tests.hostile.fuzz import Bodies, Broken, Side, Strangers
+from tests.hostile.fuzz import LIMITS, SENT, Bodies, Broken, Side, Strangers
 from tests.vectors import reference
 
 FRAMES = 40_000
@@ -39,6 +40,14 @@ def test_two_implementations_say_the_same_of_every_signed_body() -> None:
     ends = {"ended malformed", "ended sequence_gap", "ended replayed", "ended payload_too_large", "accepted"}
     ends |= {f"rejected {category}" for category in ("kind_not_allowed", "replayed", "expired", "not_yet_valid")}
     assert ends - campaign.ends.keys() <= {"ended payload_too_large"}
+
+
+def test_two_implementations_count_the_same_where_a_receipt_names_a_receipt() -> None:
+    side = Side("s2c", MemoryReplayGuard(8, 30, bytes(8)), reference.Guard(8, 30))
+    envelope = wire.envelope_body(0, [fuzz.NOW, "n", "job.run", None, None, None, {}], b"")
+    side.agreed(wire.frame(side.key, envelope), 400)  # we answer with a RECEIPT, the record behind our envelopes
+    receipt = wire.receipt_body(1, SENT, [], *LIMITS[2:])
+    assert side.agreed(wire.frame(side.key, receipt), 400).read == SENT
 
 
 @pytest.mark.attack(42)
