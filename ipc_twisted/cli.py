@@ -312,8 +312,7 @@ async def _exchange(
         envelope = await reply.addTimeout(options.timeout, reactor)
     except TimeoutError:
         kind = options.reply_kind or options.kind
-        why = f"the message was accepted, but no reply of kind {kind!r} came in {options.timeout:g} s"
-        said["message"] = why
+        said["message"] = f"the message was accepted, but no reply of kind {kind!r} came in {options.timeout:g} s"
         return
     if options.json:
         fields = {name: getattr(envelope, name) for name in ("kind", "trace_id", "reply_to", "target", "headers")}
@@ -332,11 +331,8 @@ def _progress(reactor: Any, connection: SecureIPCProtocol, size: int) -> Iterato
         return
 
     def draw() -> None:
-        share = (
-            1 - min(1, held(connection.transport) / size)
-            if connection.outbox.in_flight or not connection.outbox.unsettled
-            else 0
-        )
+        outbox, left = connection.outbox, held(connection.transport)
+        share = 1 - min(1, left / size) if outbox.in_flight or not outbox.unsettled else 0
         cells = int(share * _BAR_CELLS)
         bar = "#" * cells + "." * (_BAR_CELLS - cells)
         print(f"\r[{bar}] {share:4.0%} of {size / 1024**2:.1f} MiB", end="", file=sys.stderr, flush=True)

@@ -168,12 +168,21 @@ class SharedFactory(Factory[SecureIPCProtocol]):
         authenticated = protocol.authenticated
         self.counters["ended" if authenticated else "handshake", category] += 1
         if authenticated:
-            level = LogLevel.debug if category in (Category.CLOSED, Category.SHUTTING_DOWN) else LogLevel.warn
-            message = "connection with {peer} ended: {category}"
-            self._say(level, category, message, event="connection_ended", peer=protocol)
+            self._say(
+                LogLevel.debug if category in (Category.CLOSED, Category.SHUTTING_DOWN) else LogLevel.warn,
+                category,
+                "connection with {peer} ended: {category}",
+                event="connection_ended",
+                peer=protocol,
+            )
         else:
-            message = "handshake with {peer} failed: {category}"
-            self._say(LogLevel.warn, category, message, event="handshake_failed", peer=protocol)
+            self._say(
+                LogLevel.warn,
+                category,
+                "handshake with {peer} failed: {category}",
+                event="handshake_failed",
+                peer=protocol,
+            )
 
     def connection_ended(self, protocol: SecureIPCProtocol) -> None:
         """Its transport is gone."""
@@ -186,9 +195,8 @@ class SharedFactory(Factory[SecureIPCProtocol]):
     def envelope_rejected(self, protocol: SecureIPCProtocol, rejection: Rejection) -> None:
         """Count it and say so; what the peer wrote is escaped. What comes while we stop is nobody's fault."""
         self.counters["rejected", rejection.category] += 1
-        level = LogLevel.info if rejection.category is Category.SHUTTING_DOWN else LogLevel.warn
         self._say(
-            level,
+            LogLevel.info if rejection.category is Category.SHUTTING_DOWN else LogLevel.warn,
             rejection.category,
             "rejected an envelope from {peer}: {category} kind={kind!r} trace_id={trace_id!r}",
             event="envelope_rejected",

@@ -49,9 +49,10 @@ that lies across its end, which is collected part by part."""
 LARGE_BYTES = 2 * 1024
 """Messages are large from here on, in the mean of a read."""
 
-# glibc maps a piece of memory that is larger than any freed so far, and unmaps it when it is freed. A read into such a
-# piece takes several times as long; behind this they are kept.
-_ = bytes(2 * READ_MOST_BYTES)
+# glibc maps each piece of memory that is larger than any freed so far, and unmaps it when it is freed: every read would
+# begin on pages that are not there. Behind this it keeps what we read into.
+_larger = bytes(2 * READ_MOST_BYTES)
+del _larger
 
 EARLY_BYTES = 8 * 1024
 """So much that is sent in one turn does not wait for its end, if the other side has no more than that to do; else
@@ -148,7 +149,7 @@ class SecureIPCProtocol(Protocol):
         self._authenticated: list[Deferred[SecureIPCProtocol]] = []
         self._closed: list[Deferred[Category]] = []
         self._lost = False
-        self._full_reads = 0  # of large messages, in a row: all that was asked for was there
+        self._read_full = False  # the last read: large messages, and all that was asked for was there
         self._records = 0  # of the peer's, when that was last looked at
         self._watch: PeerWatch | None = None
 
@@ -263,7 +264,7 @@ class SecureIPCProtocol(Protocol):
             self._connection.receive_data(data, self._shared.now())
         finally:
             self._busy = False
-        if len(data) >= READ_BYTES or self._full_reads:
+        if len(data) >= READ_BYTES or self._read_full:
             self._suit_reads(len(data))
         self._after(at_once=True)
 
@@ -454,9 +455,8 @@ class SecureIPCProtocol(Protocol):
         """So much was read: how much next time? More only where the second read in a row was full, since who has but a
         few messages under way waits for what becomes of each."""
         before, self._records = self._records, self._connection.records
-        large = size >= max(READ_BYTES, LARGE_BYTES * (self._records - before))
-        self._full_reads = self._full_reads + 1 if large else 0
-        self.transport.bufferSize = READ_MOST_BYTES if self._full_reads > 1 else READ_BYTES
+        again, self._read_full = self._read_full, size >= max(READ_BYTES, LARGE_BYTES * (self._records - before))
+        self.transport.bufferSize = READ_MOST_BYTES if again and self._read_full else READ_BYTES
 
     def _flush_soon(self) -> None:
         if self._flush_call is None and not self._busy:

@@ -25,6 +25,13 @@ def _environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "TMPDIR": str(folder), "XDG_RUNTIME_DIR": str(folder)}
 
 
+def _run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """To its end, with its temporary files under ``folder``."""
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=_environment(folder), check=False
+    )
+
+
 def _children_in(folder: Path) -> list[str]:
     """Processes that have the demo's temporary folder in their command line."""
     found = []
@@ -40,9 +47,7 @@ def _children_in(folder: Path) -> list[str]:
 
 
 def test_the_demo_ends_well_says_each_case_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    done = subprocess.run(
-        DEMO, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=_environment(tmp_path), check=False
-    )
+    done = _run(tmp_path, *DEMO)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     for case in CASES:
@@ -108,14 +113,7 @@ def test_a_case_that_is_not_refused_fails_the_demo(tmp_path: Path) -> None:
         "demo._CASES[:] = [demo._one_record('SEC-X', 'good', 'expired', lambda peer: peer.frame(peer.envelope()))]\n"
         "cli.main(['demo'])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        env=_environment(tmp_path),
-        check=False,
-    )
+    done = _run(tmp_path, sys.executable, "-c", program)
     assert done.returncode == 1
     assert "FAIL SEC-X" in done.stdout
     assert "expected expired" in done.stdout
@@ -133,14 +131,7 @@ def test_a_server_that_is_lost_on_the_way_fails_the_demo(tmp_path: Path) -> None
         "demo._CASES[:] = [kill]\n"
         "cli.main(['demo'])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        env=_environment(tmp_path),
-        check=False,
-    )
+    done = _run(tmp_path, sys.executable, "-c", program)
     assert done.returncode == 1
     assert "Something is not as expected." in done.stdout
     assert "accepted" not in done.stdout.splitlines()[-3]
@@ -149,14 +140,7 @@ def test_a_server_that_is_lost_on_the_way_fails_the_demo(tmp_path: Path) -> None
 
 def test_a_server_that_cannot_start_is_told_in_its_own_words(tmp_path: Path) -> None:
     """Here for want of file descriptors."""
-    done = subprocess.run(
-        ["sh", "-c", f"ulimit -n 300; exec {sys.executable} -m ipc_twisted.cli demo"],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        env=_environment(tmp_path),
-        check=False,
-    )
+    done = _run(tmp_path, "sh", "-c", f"ulimit -n 300; exec {sys.executable} -m ipc_twisted.cli demo")
     assert done.returncode == 1
     assert done.stderr.startswith("ipc-twisted demo: twistd ipc did not start:")
     assert "type: ulimit -n 704" in done.stderr

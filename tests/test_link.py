@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -329,3 +332,22 @@ async def test_both_implementations_share_one_server(child: TwistdChild) -> None
     async with connected(child) as client:
         await in_thread(assert_serves, child)
         await within(client.send(b"", target="keep").as_deferred())
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is about how glibc takes memory")
+def test_a_large_read_does_not_begin_on_pages_that_are_not_there() -> None:
+    """In a process that has freed nothing large before."""
+    program = (
+        "import resource, socket\n"
+        "from ipc_twisted.protocol import READ_BYTES, READ_MOST_BYTES\n"
+        "ours, theirs = socket.socketpair()\n"
+        "def faults():\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "before = faults()\n"
+        "for _ in range(200):\n"
+        "    theirs.sendall(bytes(READ_BYTES // 2))\n"
+        "    ours.recv(READ_MOST_BYTES)\n"
+        "print((faults() - before) // 200)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 4, "of 16 pages"

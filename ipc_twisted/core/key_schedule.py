@@ -28,7 +28,7 @@ _EXTRACT_SALT = b"ipc_twisted/1 extract"
 _KEY_ID_LABEL = b"ipc_twisted/1 key id\0"
 _CONNECTION_LABEL = b"ipc_twisted/1 connection keys\0"
 _TRANSCRIPT_LABEL = b"ipc_twisted/1 transcript"
-_ENDPOINT_LENGTH, _MESSAGE_LENGTH = b"\0\x0c", b"\0\x40"  # 12 and 64, as lp() writes them: each stranger has us do it
+_ENDPOINT_LENGTH, _MESSAGE_LENGTH = b"\0\x0c", b"\0\x40"  # 12 and 64 as lp() writes them, but not for each stranger
 
 
 def lp(value: bytes) -> bytes:
@@ -37,7 +37,7 @@ def lp(value: bytes) -> bytes:
 
 
 def transcript(service: str, endpoint: bytes, m1: bytes, m2_unsigned: bytes) -> bytes:
-    """Hash everything both ends must agree on.
+    """Hash everything both ends must agree on. Of each part the length is as here; it is not looked at.
 
     :param endpoint: 12 bytes, the server's then the client's IPv4 address and port: this is why a process that took the
         port cannot relay to the real server.
